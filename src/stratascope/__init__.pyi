@@ -1,0 +1,15 @@
+from . import errors as errors
+from . import render as render
+from .capture import Activations as Activations
+from .capture import SiteInfo as SiteInfo
+from .capture import Tap as Tap
+from .capture import select as select
+from .capture import submodel as submodel
+from .capture import survey as survey
+from .capture import tap as tap
+from .pipeline import extract as extract
+from .sites import Site as Site
+from .store import Store as Store
+from .store import open_store as open_store
+
+__version__: str
