@@ -1,0 +1,22 @@
+"""Capture: what the sites of a network hold in a forward pass."""
+
+from stratascope.capture._activations import Activations
+from stratascope.capture._modes import evaluating
+from stratascope.capture._structure import map_tensors, named_tensors
+from stratascope.capture._submodel import Submodel, submodel
+from stratascope.capture._survey import SiteInfo, select, survey
+from stratascope.capture._tap import Tap, tap
+
+__all__ = [
+    "Activations",
+    "SiteInfo",
+    "Submodel",
+    "Tap",
+    "evaluating",
+    "map_tensors",
+    "named_tensors",
+    "select",
+    "submodel",
+    "survey",
+    "tap",
+]

@@ -1,0 +1,166 @@
+"""What one forward pass left behind."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from stratascope.capture._structure import named_tensors
+from stratascope.errors import SiteNotFoundError
+from stratascope.sites import ROOT_NAME, Port, Site, parse_class_index, suggest
+
+Key = tuple[str, Port, int]
+"""Path, port and call number of one captured value."""
+
+
+@dataclass(slots=True)
+class Recording:
+    """What the hooks of one tap write, forward by forward.
+
+    Attributes:
+        values: The captured values, in the order of execution.
+        counts: How often each module of the tap started (``"in"``) and finished (``"out"``).
+        ordinals: Which module was the k-th of its class to run.
+        aliases: Further names of shared modules.
+    """
+
+    values: dict[Key, Any] = field(default_factory=dict)
+    counts: dict[tuple[str, Port], int] = field(default_factory=dict)
+    ordinals: dict[tuple[str, int], str] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    def restart(self) -> None:
+        """Forget the last forward; who still holds its dictionaries keeps them untouched."""
+        self.values, self.counts, self.ordinals = {}, {}, {}
+
+    def count(self, path: str, port: Port) -> int:
+        """Tell how often a module ran in this forward; its gradients belong to its outputs."""
+        return self.counts.get((path, "out" if port == "grad" else port), 0)
+
+
+class Activations(Mapping[Site, Any]):
+    """What the chosen sites of a network held in one forward pass, in the order of execution.
+
+    A read-only mapping from `Site` to the value that flowed there: a tensor, or the tuple, list,
+    dict or dataclass of tensors that the module passes. Any text of the site language finds its
+    value: ``acts["enc.3"]``, ``acts["relu@-1"]``, ``acts["Conv1d[5]"]``.
+
+    Raises:
+        SiteNotFoundError: On a look-up of what was not captured; the message says what was.
+
+    >>> import torch, stratascope as ss
+    >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
+    >>> with ss.tap(model, "**") as acts:
+    ...     _ = model(torch.zeros(2, 1, 10))
+    >>> [str(site) for site in acts]
+    ['0', '1']
+    >>> acts["Conv1d[1]"].shape
+    torch.Size([2, 4, 8])
+    """
+
+    __slots__ = ("_recording",)
+
+    def __init__(self, recording: Recording | None = None) -> None:
+        self._recording = Recording() if recording is None else recording
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The captured sites, in the order of execution."""
+        return tuple(self._site(key) for key in self._recording.values)
+
+    def calls(self, name: str | Site) -> tuple[Any, ...]:
+        """Collect the values of all captured calls of a module, first call first.
+
+        Raises:
+            SiteNotFoundError: None was captured.
+        """
+        wanted = self._parse(name)
+        keys = [key for key in self._recording.values if key[:2] == (wanted.path, wanted.port)]
+        if not keys:
+            raise self._not_found(str(name))
+        return tuple(self._recording.values[key] for key in sorted(keys, key=lambda key: key[2]))
+
+    def __getitem__(self, name: str | Site) -> Any:
+        wanted = self._parse(name)
+        count = self._recording.count(wanted.path, wanted.port)
+        call = wanted.call
+        if call is None:
+            captured = [key for key in self._recording.values if key[:2] == (wanted.path, wanted.port)]
+            if count > 1 and captured:
+                listed = ", ".join(f"'{self._site(key)}'" for key in captured)
+                raise SiteNotFoundError(
+                    f"{str(name)!r} ran {count} times in this forward: ask for one call, of which "
+                    f"{listed} are captured, or for acts.calls({str(name)!r})"
+                )
+            call = 1
+        elif call < 0:
+            call += count + 1
+        try:
+            return self._recording.values[wanted.path, wanted.port, call]
+        except KeyError:
+            raise self._not_found(str(name)) from None
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self._recording.values)
+
+    def __repr__(self) -> str:
+        if not self._recording.values:
+            return "Activations(empty: no forward has been captured yet)"
+        rows = [(str(site), _describe(value)) for site, value in self.items()]
+        width = max(len(name) for name, _ in rows)
+        listed = "\n".join(f"  {name:<{width}}  {kind}" for name, kind in rows)
+        return f"Activations of {len(rows)} sites\n{listed}"
+
+    def _parse(self, name: str | Site) -> Site:
+        if isinstance(name, Site):
+            site = name
+        elif self._knows(name):
+            site = Site(self._recording.aliases.get(name, name))
+        else:
+            site = Site.parse(name)
+        return Site(self._resolve(site.path), site.port, site.call)
+
+    def _knows(self, path: str) -> bool:
+        return path in self._recording.aliases or any(key[0] == path for key in self._recording.values)
+
+    def _resolve(self, path: str) -> str:
+        if self._knows(path):
+            return self._recording.aliases.get(path, path)
+        indexed = parse_class_index(path)
+        if indexed is not None and indexed[1] is not None:
+            return self._recording.ordinals.get((indexed[0], indexed[1]), path)
+        return "" if path == ROOT_NAME else path
+
+    def _site(self, key: Key) -> Site:
+        path, port, call = key
+        return Site(path, port, call if self._recording.count(path, port) > 1 else None)
+
+    def _not_found(self, name: str) -> SiteNotFoundError:
+        names = [str(site) for site in self.sites]
+        if not names:
+            return SiteNotFoundError(
+                f"{name!r} is not captured: nothing is, so run the model's forward first"
+            )
+        hint = suggest(name, names)
+        if name.endswith(":grad"):
+            hint = " A gradient is there after backward(), where the forward ran with gradients on."
+        listed = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+        return SiteNotFoundError(
+            f"{name!r} is not captured in this forward.{hint} Captured: {listed}"
+        )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return _describe_tensor(value)
+    tensors = list(named_tensors(value))
+    listed = ", ".join(f"{name}: {_describe_tensor(tensor)}" for name, tensor in tensors)
+    return f"{type(value).__name__}({listed})" if tensors else type(value).__name__
+
+
+def _describe_tensor(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,0 +1,28 @@
+"""Running a model for its activations without changing what it was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and give every module its own flag back afterwards."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        # Flag by flag: model.train() would lose a mixture, such as a frozen BatchNorm.
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def probing(model: nn.Module) -> Iterator[None]:
+    """Run a model for a look only: evaluation mode, no gradients, the random state kept."""
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices), evaluating(model), torch.no_grad():
+        yield

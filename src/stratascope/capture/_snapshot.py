@@ -1,0 +1,34 @@
+"""Copies of tensors that cost nothing until somebody writes.
+
+``torch._lazy_clone`` shares the storage copy-on-write: whoever writes first, the network or the
+user, gets the copy. So a snapshot shows what a layer put out at that moment even if the next layer
+works in place, at the price of a reference. The function is private to torch, so all knowledge of
+its holes stands here: it refuses storages that torch did not allocate itself (NumPy arrays, shared
+memory, sparse tensors), and those are cloned.
+"""
+
+import torch
+from torch import Tensor
+
+_lazy_clone = getattr(torch, "_lazy_clone", None)
+
+
+def snapshot(tensor: Tensor) -> Tensor:
+    """Take a copy that later writes to the tensor do not reach; the graph stays attached.
+
+    Args:
+        tensor: Any tensor.
+
+    >>> import torch
+    >>> x = torch.zeros(2)
+    >>> kept = snapshot(x)
+    >>> _ = x.add_(1)
+    >>> kept
+    tensor([0., 0.])
+    """
+    if _lazy_clone is None:
+        return tensor.clone()
+    try:
+        return _lazy_clone(tensor)
+    except RuntimeError:
+        return tensor.clone()

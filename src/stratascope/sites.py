@@ -1,0 +1,337 @@
+"""Naming a site: one language for capture, command line, store and pictures.
+
+A site is a point of a network where a value flows: what a module put out, what went into it, or
+the gradient at its output. `Site` is one such point; a *selector* is a text (or a module, a class,
+a predicate) that picks some of them. Parsing and matching need no torch: a model is anything with
+``named_modules``.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+from stratascope.errors import SiteNotFoundError
+
+Port = Literal["out", "in", "grad"]
+PORTS: tuple[Port, ...] = get_args(Port)
+ROOT_NAME = "model"
+
+Selector = Any
+"""A site name, a `Site`, a module, a module class, or a predicate ``(name, module) -> bool``."""
+
+_SUFFIX = re.compile(r"(?P<body>.*?)(?:@(?P<call>[^@:]*))?(?::(?P<port>[^@:]*))?", re.DOTALL)
+_CLASS_INDEX = re.compile(r"(?P<name>[A-Za-z_]\w*)\[(?P<index>\*|-?\d+)\]")
+_GLOB = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One point of a network where a value flows.
+
+    Attributes:
+        path: Dotted path of the module, as in ``named_modules``; ``""`` is the model itself.
+        port: ``"out"``, ``"in"``, or ``"grad"``, the gradient of the loss at the output.
+        call: Which call of a module that runs several times in one forward, from 1; None where it
+            runs once.
+
+    >>> site = Site.parse("encoder.relu@2:in")
+    >>> site
+    Site(path='encoder.relu', port='in', call=2)
+    >>> str(site)
+    'encoder.relu@2:in'
+    """
+
+    path: str
+    port: Port = "out"
+    call: int | None = None
+
+    def __str__(self) -> str:
+        call = "" if self.call is None else f"@{self.call}"
+        port = "" if self.port == "out" else f":{self.port}"
+        return f"{self.path or ROOT_NAME}{call}{port}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Site":
+        """Read a site from its text.
+
+        Raises:
+            SiteNotFoundError: The text names a port or a call that cannot be.
+        """
+        match = _SUFFIX.fullmatch(text)
+        assert match is not None
+        body, call, port = match["body"], match["call"], match["port"]
+        return cls(body, _parse_port(text, port), _parse_call(text, call))
+
+
+def _parse_port(text: str, port: str | None) -> Port:
+    if port is None:
+        return "out"
+    if port in PORTS:
+        return port
+    near = difflib.get_close_matches(port, PORTS, n=1, cutoff=0.3)
+    hint = f" Did you mean '{text[: -len(port)]}{near[0]}'?" if near and port else ""
+    raise SiteNotFoundError(
+        f"the port of {text!r} must be 'out', 'in' or 'grad', got {port!r}.{hint}"
+    )
+
+
+def _parse_call(text: str, call: str | None) -> int | None:
+    if call is None:
+        return None
+    if re.fullmatch(r"-?[1-9]\d*", call):
+        return int(call)
+    raise SiteNotFoundError(
+        f"the call of {text!r} must be a whole number from 1 (or -1 for the last), got {call!r}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A module that a selector picked, and what is wanted of it.
+
+    Attributes:
+        selector: The selector as the user gave it.
+        path: The module's first name in the model.
+        port: Which of its values.
+        call: Which of its calls; None means all.
+        ordinal: ``("Conv1d", 5)`` where the module counts only if it is the fifth `Conv1d` to run.
+    """
+
+    selector: str
+    path: str
+    port: Port = "out"
+    call: int | None = None
+    ordinal: tuple[str, int] | None = None
+
+
+class ModuleTable:
+    """The modules of a model by name, every name of a shared module included.
+
+    Attributes:
+        modules: First name to module, in the model's order; ``""`` is the model.
+        aliases: Every further name of a shared module to its first name.
+    """
+
+    __slots__ = ("aliases", "modules")
+
+    def __init__(self, model: Any) -> None:
+        if not hasattr(model, "named_modules"):
+            raise TypeError(f"model must be a torch.nn.Module, got {_describe(model)}")
+        self.modules: dict[str, Any] = {}
+        self.aliases: dict[str, str] = {}
+        first: dict[int, str] = {}
+        for path, module in model.named_modules(remove_duplicate=False):
+            known = first.setdefault(id(module), path)
+            if known == path:
+                self.modules[path] = module
+            else:
+                self.aliases[path] = known
+
+    def resolve(self, path: str) -> str | None:
+        """Find the first name behind a name, or None."""
+        if path in self.modules:
+            return path
+        if path in self.aliases:
+            return self.aliases[path]
+        return "" if path == ROOT_NAME else None
+
+    def names(self) -> Iterator[str]:
+        """Iterate over all names but the model's own empty one."""
+        yield from (path for path in self.modules if path)
+        yield from self.aliases
+
+
+def match_sites(
+    table: ModuleTable, selectors: Selector | Iterable[Selector]
+) -> tuple[Match, ...]:
+    """Find what the selectors pick, in the order of the model's modules.
+
+    Args:
+        table: The model's modules.
+        selectors: One selector or several.
+
+    Raises:
+        SiteNotFoundError: A selector picks nothing; the message lists near names.
+        TypeError: Something is no selector.
+    """
+    found: dict[Match, None] = {}
+    for selector in _as_sequence(selectors):
+        found.update(dict.fromkeys(_match_one(table, selector)))
+    order = {path: index for index, path in enumerate(table.modules)}
+    return tuple(sorted(found, key=lambda match: order[match.path]))
+
+
+def _as_sequence(selectors: Selector | Iterable[Selector]) -> Sequence[Selector]:
+    # A Sequential is iterable, and means itself.
+    single = isinstance(selectors, str | Site | type) or hasattr(selectors, "named_modules")
+    if single or callable(selectors) or not isinstance(selectors, Iterable):
+        return (selectors,)
+    several = tuple(selectors)
+    if not several:
+        raise SiteNotFoundError("sites must name at least one site, got none: '**' means all")
+    return several
+
+
+def _match_one(table: ModuleTable, selector: Selector) -> tuple[Match, ...]:
+    if isinstance(selector, str):
+        return _match_text(table, selector)
+    if isinstance(selector, Site):
+        return _match_text(table, str(selector))
+    if hasattr(selector, "named_modules") and not isinstance(selector, type):
+        paths = [path for path, module in table.modules.items() if module is selector]
+        name, problem = _describe(selector), "is not part of the model"
+    elif isinstance(selector, type):
+        paths = [path for path, module in table.modules.items() if isinstance(module, selector)]
+        name, problem = selector.__name__, "is the class of no module of the model"
+    elif callable(selector):
+        paths = [path for path, module in table.modules.items() if selector(path, module)]
+        name = getattr(selector, "__name__", _describe(selector))
+        problem = "is a predicate that holds for no module of the model"
+    else:
+        raise TypeError(
+            "sites must be names, Sites, modules, module classes or predicates "
+            f"(name, module) -> bool, got {_describe(selector)}"
+        )
+    if not paths:
+        raise SiteNotFoundError(f"{name} {problem}. {_how_to_list(table)}")
+    return tuple(Match(name, path) for path in paths)
+
+
+def _match_text(table: ModuleTable, text: str) -> tuple[Match, ...]:
+    exact = table.resolve(text)
+    if exact is not None:
+        return (Match(text, exact),)
+    wanted = Site.parse(text)
+    paths, ordinal = _match_body(table, text, wanted.path)
+    if not paths:
+        raise SiteNotFoundError(
+            f"no site of the model matches {text!r}.{suggest(wanted.path, _candidates(table))} "
+            f"{_how_to_list(table)}"
+        )
+    return tuple(Match(text, path, wanted.port, wanted.call, ordinal) for path in paths)
+
+
+def _match_body(
+    table: ModuleTable, text: str, body: str
+) -> tuple[list[str], tuple[str, int] | None]:
+    exact = table.resolve(body)
+    if exact is not None:
+        return [exact], None
+    indexed = parse_class_index(body)
+    if indexed is not None:
+        name, index = indexed
+        paths = [path for path, module in table.modules.items() if name in class_names(module)]
+        # With no such class the brackets are a glob's: layer[12] means layer1 and layer2.
+        if paths:
+            return paths, _check_ordinal(text, name, index, len(paths))
+    if _GLOB.search(body):
+        pattern = _compile_glob(body)
+        paths = [path for path in table.names() if pattern.fullmatch(path)]
+        first = dict.fromkeys(table.aliases.get(path, path) for path in paths)
+        return list(first), None
+    return [], None
+
+
+def _check_ordinal(
+    text: str, name: str, index: int | None, count: int
+) -> tuple[str, int] | None:
+    if index is None:
+        return None
+    if 1 <= index <= count:
+        return name, index
+    raise SiteNotFoundError(
+        f"the index of {text!r} must be 1 to {count}, or *: the model has {count} {name} modules, "
+        "counted from 1 in the order in which they run"
+    )
+
+
+def parse_class_index(body: str) -> tuple[str, int | None] | None:
+    """Read ``Conv1d[5]`` as ``("Conv1d", 5)``, ``Conv1d[*]`` as ``("Conv1d", None)``, else None.
+
+    >>> parse_class_index("Conv1d[5]"), parse_class_index("Conv1d[*]"), parse_class_index("conv")
+    (('Conv1d', 5), ('Conv1d', None), None)
+    """
+    match = _CLASS_INDEX.fullmatch(body)
+    if match is None:
+        return None
+    return match["name"], None if match["index"] == "*" else int(match["index"])
+
+
+def class_names(module: Any) -> list[str]:
+    """List the names by which ``Name[k]`` knows a module: its class and the bases below Module."""
+    names = [base.__name__ for base in type(module).__mro__]
+    return names[: names.index("Module")] if "Module" in names else names
+
+
+@lru_cache(maxsize=256)
+def _compile_glob(glob: str) -> re.Pattern[str]:
+    parts = glob.split(".")
+    pattern = ""
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        if part == "**":
+            pattern += r".+" if last else r"(?:[^.]+\.)*"
+        else:
+            pattern += _translate_level(part) + ("" if last else r"\.")
+    return re.compile(pattern)
+
+
+def _translate_level(part: str) -> str:
+    """Translate one level of a glob; fnmatch's own translation would let ``*`` cross dots."""
+    pattern, position = "", 0
+    while position < len(part):
+        character = part[position]
+        position += 1
+        if character == "*":
+            pattern += "[^.]*"
+        elif character == "?":
+            pattern += "[^.]"
+        elif character == "[" and (end := part.find("]", position + 1)) > 0:
+            choices = part[position:end].replace("\\", r"\\")
+            pattern += f"[{'^' + choices[1:] if choices[0] == '!' else choices}]"
+            position = end + 1
+        else:
+            pattern += re.escape(character)
+    return pattern
+
+
+def suggest(name: str, candidates: Iterable[str]) -> str:
+    """Say which candidates are near a name: `` Did you mean 'enc.3'?``, or nothing.
+
+    >>> suggest("enk.3", ["enc.3", "enc.30", "dec.1"])
+    " Did you mean 'enc.3' or 'enc.30'?"
+    """
+    known = list(dict.fromkeys(candidates))
+    folded = {candidate.casefold(): candidate for candidate in reversed(known)}
+    near = [candidate for candidate in known if candidate.rpartition(".")[2] == name][:3]
+    near += [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3)]
+    near = [f"'{candidate}'" for candidate in dict.fromkeys(near)][:3]
+    if not near:
+        return ""
+    listed = near[0] if len(near) == 1 else f"{', '.join(near[:-1])} or {near[-1]}"
+    return f" Did you mean {listed}?"
+
+
+def _candidates(table: ModuleTable) -> list[str]:
+    classes: dict[str, None] = {}
+    for path, module in table.modules.items():
+        if path:
+            classes[f"{type(module).__name__}[*]"] = None
+            classes[f"{type(module).__name__}[1]"] = None
+    # A bare class name is the likeliest slip of all.
+    return [*table.names(), *classes]
+
+
+def _how_to_list(table: ModuleTable) -> str:
+    return f"`stratascope.select(model, '**')` lists all {len(list(table.names()))}."
+
+
+def _describe(value: Any) -> str:
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return f"an instance of {name}"
+
+
