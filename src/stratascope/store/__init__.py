@@ -1,0 +1,27 @@
+"""The store: activations of a data set as plain Zarr v3, written as a stream, read without torch."""
+
+from stratascope.store._layout import (
+    DTYPES,
+    UNIT_MULTIPLE,
+    ArraySpec,
+    Codec,
+    Paths,
+    StepSpec,
+)
+from stratascope.store._reader import Store, StoredArray, find_root, open_store, read_spec
+from stratascope.store._writer import StepWriter
+
+__all__ = [
+    "DTYPES",
+    "UNIT_MULTIPLE",
+    "ArraySpec",
+    "Codec",
+    "Paths",
+    "StepSpec",
+    "StepWriter",
+    "Store",
+    "StoredArray",
+    "find_root",
+    "open_store",
+    "read_spec",
+]

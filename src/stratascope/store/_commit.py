@@ -1,0 +1,55 @@
+"""Files that are there whole or not at all, and the manifests that commit units."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+TEMPORARY = ".tmp-"
+
+
+def temporary_name(path: Path) -> Path:
+    """Name the file under which a file is written until it is whole, in the same folder."""
+    return path.with_name(f"{path.name}{TEMPORARY}{uuid.uuid4().hex[:12]}")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, finds either nothing or all of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folders([path.parent])
+
+
+def sync_folders(folders: Iterable[Path]) -> None:
+    """Make renames in folders survive a power cut, where the system lets folders be synced."""
+    for folder in dict.fromkeys(folders):
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except (PermissionError, IsADirectoryError):  # Windows opens no folders
+            continue
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def committed_units(commits: Path) -> set[int]:
+    """List the units that are committed: those whose manifest exists."""
+    return {int(path.stem[1:]) for path in commits.glob("u*.json")}
+
+
+def stale_files(*folders: Path) -> Iterator[Path]:
+    """Find what a killed run left half written."""
+    for folder in folders:
+        yield from folder.rglob(f"*{TEMPORARY}*")

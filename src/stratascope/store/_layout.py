@@ -1,0 +1,269 @@
+"""Where everything of a store lies, and how its arrays are cut and encoded.
+
+The data are plain Zarr v3: one group a step, one group a site, one array a value, one shard file a
+unit of samples. Nothing here is needed to read them.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+FORMAT = "stratascope"
+LAYOUT_VERSION = 1
+
+RUN_FILE = "run.json"
+DATA = "data.zarr"
+COMMITS = "commits"
+SPEC_FILE = "spec.json"
+COMPLETE_FILE = "complete.json"
+
+CHUNK_BYTES = 256 * 1024
+TILE_BYTES = 1024 * 1024
+UNIT_MULTIPLE = 64
+COORDINATE_CHUNK = 65_536
+
+Codec = Literal["fast", "compact"]
+
+DTYPES = (
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+    "float16", "float32", "float64", "complex64", "complex128",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One stored array: the values of one site, or of one tensor of a site that passes several.
+
+    Attributes:
+        key: Place in the step's group, such as ``enc.3/activation``.
+        site: The site's text.
+        place: Which tensor of the site's value; ``""`` where the value is one tensor.
+        shape: Shape of one sample, such as ``(C, L)``.
+        dtype: NumPy name of the stored type.
+        source_dtype: Name of the type that the network computed in.
+        dims: Names of the axes after ``sample``.
+        kind: Class name of the site's module.
+    """
+
+    key: str
+    site: str
+    place: str
+    shape: tuple[int, ...]
+    dtype: str
+    source_dtype: str
+    dims: tuple[str, ...]
+    kind: str = ""
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Shape of an inner chunk: a few samples, and as many whole channels as fit."""
+        return choose_chunk(self.shape, np.dtype(self.dtype).itemsize)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Uncompressed size of one sample."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class StepSpec:
+    """What one step of a store holds; written once, before its data.
+
+    Attributes:
+        step: Number of the step.
+        samples: Number of samples, or None where the data's length shows only at its end.
+        unit: Samples in one shard file, which is also what a crash can cost.
+        arrays: The arrays.
+        codec: ``"fast"`` (LZ4) or ``"compact"`` (Zstandard).
+        settings: What the values depend on; a run that continues must have the same.
+        skipped: Values that could not be stored, and why.
+    """
+
+    step: int
+    samples: int | None
+    unit: int
+    arrays: tuple[ArraySpec, ...]
+    codec: Codec = "fast"
+    settings: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the specification as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> "StepSpec":
+        """Read what `to_json` gave."""
+        arrays = tuple(
+            ArraySpec(**{**array, "shape": tuple(array["shape"]), "dims": tuple(array["dims"])})
+            for array in plain["arrays"]
+        )
+        return cls(**{**plain, "arrays": arrays})
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The folders and files of one step of a store."""
+
+    root: Path
+    step: int
+
+    @property
+    def run(self) -> Path:
+        """The file that says that this folder is a store."""
+        return self.root / RUN_FILE
+
+    @property
+    def group(self) -> Path:
+        """The step's Zarr group."""
+        return self.root / DATA / str(self.step)
+
+    @property
+    def commits(self) -> Path:
+        """The folder with one manifest for each finished unit."""
+        return self.root / COMMITS / str(self.step)
+
+    @property
+    def spec(self) -> Path:
+        """What the step holds."""
+        return self.commits / SPEC_FILE
+
+    @property
+    def complete(self) -> Path:
+        """The file that says that the step is finished."""
+        return self.commits / COMPLETE_FILE
+
+    def manifest(self, unit: int) -> Path:
+        """The file whose existence commits a unit."""
+        return self.commits / f"u{unit:08d}.json"
+
+    def shard(self, array: ArraySpec, unit: int) -> Path:
+        """The file with one unit's values of one array."""
+        inner = "/".join("0" for _ in array.shape)
+        return self.group / array.key / "c" / str(unit) / inner
+
+
+def choose_chunk(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Choose the inner chunk for samples of a shape: about 256 KiB, whole maps where they fit.
+
+    >>> choose_chunk((64, 32, 32), 4), choose_chunk((512,), 4), choose_chunk((3, 1000, 1000), 4)
+    ((8, 8, 32, 32), (64, 512), (1, 1, 65, 1000))
+    """
+    if len(shape) < 2:
+        return (64, *(min(size, CHUNK_BYTES // (64 * itemsize)) or 1 for size in shape))
+    channels, map_shape = shape[0], shape[1:]
+    map_bytes = max(1, math.prod(map_shape) * itemsize)
+    samples = 8 if 8 * map_bytes <= TILE_BYTES else 1
+    if map_bytes > TILE_BYTES:
+        row_bytes = max(1, map_bytes // map_shape[0])
+        return (1, 1, max(1, CHUNK_BYTES // row_bytes), *map_shape[1:])
+    most = max(1, CHUNK_BYTES // (samples * map_bytes))
+    # Even pieces: 31 channels become 4 × 8, not 3 × 10 and one of 1.
+    pieces = math.ceil(max(1, channels) / most)
+    return (samples, max(1, math.ceil(channels / pieces)), *(max(1, n) for n in map_shape))
+
+
+def shard_shape(array: ArraySpec, unit: int) -> tuple[int, ...]:
+    """Give the shape of a shard: the unit's samples, the other axes filled up to whole chunks."""
+    rest = zip(array.shape, array.chunk[1:], strict=True)
+    return (unit, *(max(1, math.ceil(size / chunk)) * chunk for size, chunk in rest))
+
+
+def fill_value(dtype: str) -> Any:
+    """Give what reads where nothing was written: NaN where the type has one, so missing is not 0."""
+    kind = np.dtype(dtype).kind
+    if kind == "f":
+        return "NaN"
+    if kind == "c":
+        return ["NaN", "NaN"]
+    return False if kind == "b" else 0
+
+
+def blosc_settings(array: ArraySpec, codec: Codec) -> dict[str, Any] | None:
+    """Choose the Blosc settings of an array, or None where Zstandard is used alone.
+
+    bfloat16 widened to float32 has two empty bytes in four, which shuffling gathers; for all else
+    shuffling tears up the runs of whole zeros that rectified layers consist of.
+    """
+    widened = array.source_dtype == "bfloat16"
+    if codec == "compact" and not widened:
+        return None
+    return {
+        "cname": "lz4" if codec == "fast" else "zstd",
+        "clevel": 5 if codec == "fast" else 1,
+        "shuffle": "shuffle" if widened else "noshuffle",
+        "typesize": np.dtype(array.dtype).itemsize,
+        "blocksize": 0,
+    }
+
+
+def array_metadata(array: ArraySpec, spec: StepSpec, samples: int) -> dict[str, Any]:
+    """Write the ``zarr.json`` of an array."""
+    blosc = blosc_settings(array, spec.codec)
+    compressor = (
+        {"name": "zstd", "configuration": {"level": 1, "checksum": False}}
+        if blosc is None
+        else {"name": "blosc", "configuration": blosc}
+    )
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    plain = {"name": "bytes"} if np.dtype(array.dtype).itemsize == 1 else little
+    checksum = {"name": "crc32c"}
+    sharding = {
+        "chunk_shape": list(array.chunk),
+        "codecs": [plain, compressor, checksum],
+        "index_codecs": [little, checksum],
+        "index_location": "end",
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [samples, *array.shape],
+        "data_type": array.dtype,
+        "chunk_grid": _regular(shard_shape(array, spec.unit)),
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": fill_value(array.dtype),
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {
+            "site": array.site,
+            "place": array.place,
+            "module": array.kind,
+            "source_dtype": array.source_dtype,
+        },
+        "dimension_names": ["sample", *array.dims],
+        "storage_transformers": [],
+    }
+
+
+def coordinate_metadata(samples: int) -> dict[str, Any]:
+    """Write the ``zarr.json`` of the sample coordinate."""
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [samples],
+        "data_type": "int64",
+        "chunk_grid": _regular((COORDINATE_CHUNK,)),
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "attributes": {"description": "index of the sample in the data set"},
+        "dimension_names": ["sample"],
+        "storage_transformers": [],
+    }
+
+
+def group_metadata(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Write the ``zarr.json`` of a group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def _regular(shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
+
+
+def encode_json(plain: Any) -> bytes:
+    """Write JSON that is the same for the same content, and pleasant to read."""
+    return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,346 @@
+"""Reading a store: lazily, without torch, and never a value that was not written."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratascope._optional import require
+from stratascope.errors import SiteNotFoundError, StoreError
+from stratascope.sites import Site, suggest
+from stratascope.store._commit import committed_units
+from stratascope.store._layout import (
+    COMMITS,
+    DATA,
+    FORMAT,
+    LAYOUT_VERSION,
+    RUN_FILE,
+    ArraySpec,
+    Paths,
+    StepSpec,
+)
+
+if TYPE_CHECKING:
+    import zarr
+
+
+def open_store(path: str | Path, *, step: int | None = None) -> "Store":
+    """Open a store for reading; nothing is read but its description.
+
+    Args:
+        path: The folder that `extract` wrote.
+        step: Which step to look at; None means the last one.
+
+    Raises:
+        StoreError: There is no store at this path, it has no such step, or a newer layout.
+
+    >>> import numpy as np, torch, stratascope as ss
+    >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
+    >>> data = np.zeros((20, 1, 10), "float32")
+    >>> _ = ss.extract(model, data, "1", to="opened.zarr", progress=False)
+    >>> store = ss.open_store("opened.zarr")
+    >>> store["1"]
+    StoredArray '1' (20, 4, 8) float32
+    >>> store["1"][17, 2].shape
+    (8,)
+    """
+    root = find_root(Path(path))
+    steps = list_steps(root)
+    if not steps:
+        raise StoreError(f"{root} holds no step yet: the run that made it wrote nothing")
+    chosen = steps[-1] if step is None else step
+    if chosen not in steps:
+        listed = ", ".join(str(number) for number in steps)
+        raise StoreError(f"step must be one of those in {root} ({listed}), got {chosen}")
+    return Store(root, chosen)
+
+
+def find_root(path: Path) -> Path:
+    """Check that a folder is a store that this version reads."""
+    if path.name == DATA and (path.parent / RUN_FILE).exists():
+        path = path.parent
+    if not (path / RUN_FILE).is_file():
+        problem = "does not exist" if not path.exists() else "is not a stratascope store"
+        raise StoreError(f"{path} {problem}: expected a folder that stratascope extract wrote")
+    run = json.loads((path / RUN_FILE).read_text())
+    if run.get("format") != FORMAT:
+        raise StoreError(f"{path} is not a stratascope store: its run.json is another program's")
+    if run.get("layout") != LAYOUT_VERSION:
+        raise StoreError(
+            f"{path} must have layout {LAYOUT_VERSION}, got {run.get('layout')}: read it with the "
+            "release of stratascope that wrote it"
+        )
+    return path
+
+
+def list_steps(root: Path) -> list[int]:
+    """List the steps of a store, in order."""
+    return sorted(int(spec.parent.name) for spec in (root / COMMITS).glob("*/spec.json"))
+
+
+def read_spec(paths: Paths) -> StepSpec:
+    """Read what a step holds."""
+    return StepSpec.from_json(json.loads(paths.spec.read_text()))
+
+
+class Store(Mapping[str, Any]):
+    """Activations of a data set on disk: a read-only mapping from site to lazy array.
+
+    Sites are found by the same names as everywhere. A site that passes several tensors, such as an
+    LSTM, gives a dict of arrays by place.
+
+    Attributes:
+        path: The store's folder.
+        step: The step that is looked at.
+
+    >>> import numpy as np, torch, stratascope as ss
+    >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
+    >>> data = np.ones((20, 1, 10), "float32")
+    >>> store = ss.extract(model, data, "**", to="read.zarr", progress=False)
+    >>> list(store), store.samples, store.complete
+    (['0', '1'], 20, True)
+    >>> store
+    Store 'read.zarr' step 0: 2 sites, 20 samples
+      0  (20, 4, 8) float32
+      1  (20, 4, 8) float32
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        self.step = step
+        self._paths = Paths(path, step)
+        self._spec = read_spec(self._paths)
+        self._sites: dict[str, list[ArraySpec]] = {}
+        for array in self._spec.arrays:
+            self._sites.setdefault(array.site, []).append(array)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """All steps of the store."""
+        return tuple(list_steps(self.path))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the values depend on: model, data, sites, batch size."""
+        return dict(self._spec.settings)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Values that could not be stored, and why."""
+        return dict(self._spec.skipped)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run that wrote this step came to its end."""
+        return self._paths.complete.exists()
+
+    @property
+    def samples(self) -> int:
+        """Number of samples, those that a stopped run still owes included where it is known."""
+        if self._spec.samples is not None:
+            return self._spec.samples
+        if self.complete:
+            return int(json.loads(self._paths.complete.read_text())["samples"])
+        return max(self.committed_ranges(), default=range(0), key=lambda span: span.stop).stop
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the committed shards on disk."""
+        units = sorted(committed_units(self._paths.commits))
+        manifests = [json.loads(self._paths.manifest(unit).read_text()) for unit in units]
+        return sum(file["bytes"] for m in manifests for file in m["files"].values())
+
+    def at(self, step: int) -> "Store":
+        """Look at another step.
+
+        Raises:
+            StoreError: There is no such step.
+        """
+        return open_store(self.path, step=step)
+
+    def committed_ranges(self) -> list[range]:
+        """List the ranges of samples that are committed, joined where they touch."""
+        ranges: list[range] = []
+        known = self._spec.samples
+        for unit in sorted(committed_units(self._paths.commits)):
+            start, stop = unit * self._spec.unit, (unit + 1) * self._spec.unit
+            if known is None:
+                stop = json.loads(self._paths.manifest(unit).read_text())["stop"]
+            else:
+                stop = min(stop, known)
+            if ranges and ranges[-1].stop == start:
+                start = ranges.pop().start
+            ranges.append(range(start, stop))
+        return ranges
+
+    @property
+    def unit(self) -> int:
+        """Samples in one shard file."""
+        return self._spec.unit
+
+    def holds(self, samples: np.ndarray[Any, Any]) -> bool:
+        """Tell whether samples, given by number, are all committed."""
+        held = np.zeros(self.samples, dtype=bool)
+        for span in self.committed_ranges():
+            held[span.start : span.stop] = True
+        return bool(held[samples].all())
+
+    def to_xarray(self) -> Any:
+        """Open this step as an `xarray.DataTree`, a node for each site; nothing is loaded.
+
+        Raises:
+            MissingExtraError: xarray is not installed.
+
+        >>> import numpy as np, torch, stratascope as ss
+        >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
+        >>> data = np.ones((20, 1, 10), "float32")
+        >>> store = ss.extract(model, data, "1", to="tree.zarr", progress=False)
+        >>> tree = store.to_xarray()
+        >>> tree["1"]["activation"].sel(sample=17).isel(channel=2).shape
+        (8,)
+        """
+        xarray = require("xarray", extra="xarray")
+        return xarray.open_datatree(
+            self.path / DATA, engine="zarr", group=str(self.step), consolidated=False, chunks=None
+        )
+
+    def __getitem__(self, name: str | Site) -> Any:
+        arrays = self._sites.get(str(name)) or self._sites.get(str(self._canonical(str(name))))
+        if not arrays:
+            raise self._not_found(str(name))
+        if len(arrays) == 1 and not arrays[0].place:
+            return StoredArray(self, arrays[0])
+        return {array.place: StoredArray(self, array) for array in arrays}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __repr__(self) -> str:
+        others = [step for step in self.steps if step != self.step]
+        more = f" (also steps {', '.join(map(str, others))})" if others else ""
+        state = "" if self.complete else ", INCOMPLETE"
+        names = [f"{a.site}{f' [{a.place}]' if a.place else ''}" for a in self._spec.arrays]
+        width = max(map(len, names), default=0)
+        rows = [
+            f"\n  {name:<{width}}  {(self.samples, *array.shape)} {array.dtype}"
+            for name, array in zip(names, self._spec.arrays, strict=True)
+        ]
+        return (
+            f"Store {str(self.path)!r} step {self.step}{more}: {len(self)} sites, "
+            f"{self.samples} samples{state}{''.join(rows)}"
+        )
+
+    def _canonical(self, name: str) -> Site:
+        """Read ``relu@1`` as ``relu`` where the module runs once."""
+        site = Site.parse(name)
+        return Site(site.path, site.port) if site.call in (1, -1) else site
+
+    def _not_found(self, name: str) -> SiteNotFoundError:
+        calls = [site for site in self if site.startswith(f"{name}@")]
+        hint = suggest(name, self)
+        if calls:
+            hint = f" It ran several times: ask for one of {', '.join(map(repr, calls))}."
+        listed = ", ".join(list(self)[:8]) + (" …" if len(self) > 8 else "")
+        return SiteNotFoundError(f"{self.path} holds no site {name!r}.{hint} It holds: {listed}")
+
+
+class StoredArray:
+    """One array of a store, shape ``(N, …)``; indexing reads what is asked for and no more.
+
+    Index as in NumPy, with one list or mask at most. Samples that an interrupted run still owes
+    are an error, never a made-up value.
+
+    Attributes:
+        shape: ``(N, *sample_shape)``.
+        dtype: NumPy type of the stored values.
+        dims: Names of the axes.
+        source_dtype: Name of the type that the network computed in.
+    """
+
+    def __init__(self, store: Store, spec: ArraySpec) -> None:
+        self._store = store
+        self._spec = spec
+        self._array: zarr.Array[Any] | None = None
+        self.shape = (store.samples, *spec.shape)
+        self.dtype = np.dtype(spec.dtype)
+        self.dims = ("sample", *spec.dims)
+        self.source_dtype = spec.source_dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory of the whole array."""
+        return self._spec.sample_bytes * self.shape[0]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
+        index = index if isinstance(index, tuple) else (index,)
+        self._check_present(index[0] if index else slice(None))
+        array = self._open()
+        lists = [part for part in index if isinstance(part, list | np.ndarray)]
+        try:
+            if not lists:
+                return np.asarray(array[index])
+            if len(lists) == 1:
+                return np.asarray(array.oindex[index])
+        except IndexError:
+            raise
+        except (ValueError, RuntimeError, OSError) as error:
+            raise StoreError(
+                f"step {self._store.step}, site '{self._spec.site}', samples {index[0]!r} cannot "
+                f"be read: {error}. The shard is damaged; other samples and sites are not touched"
+            ) from error
+        raise IndexError("index with one list or mask at a time; index the result for more")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if copy is False:
+            raise ValueError("a stored array must be copied to become a NumPy array")
+        return np.asarray(self[:], dtype=dtype)
+
+    def __repr__(self) -> str:
+        place = f" [{self._spec.place}]" if self._spec.place else ""
+        return f"StoredArray '{self._spec.site}'{place} {self.shape} {self.dtype}"
+
+    def _open(self) -> Any:
+        if self._array is None:
+            import zarr
+
+            path = Paths(self._store.path, self._store.step).group / self._spec.key
+            self._array = zarr.open_array(path, mode="r")
+        return self._array
+
+    def _check_present(self, index: Any) -> None:
+        """Refuse to read fill values in place of samples that were never written or got lost."""
+        samples, unit = self.shape[0], self._store.unit
+        if isinstance(index, int | np.integer):
+            wanted = np.array([index + samples if index < 0 else index])
+        else:
+            wanted = np.arange(samples)[index]
+        if not self._store.complete and not self._store.holds(wanted):
+            ranges = self._store.committed_ranges()
+            listed = ", ".join(f"{span.start} to {span.stop - 1}" for span in ranges) or "none"
+            raise StoreError(
+                f"{self._store.path} is incomplete: of step {self._store.step} samples {listed} "
+                "are there. Run the same extract again with resume=True (--resume), or ask for "
+                "those only"
+            )
+        paths = Paths(self._store.path, self._store.step)
+        for number in np.unique(wanted // unit):
+            shard = paths.shard(self._spec, int(number))
+            if not shard.exists():
+                raise StoreError(
+                    f"step {self._store.step}, site '{self._spec.site}', samples "
+                    f"{number * unit} to {min(samples, (number + 1) * unit) - 1} are lost: "
+                    f"{shard} is not there. Other samples and sites are not touched"
+                )

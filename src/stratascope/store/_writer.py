@@ -1,0 +1,283 @@
+"""Writing one step of a store: batches in, committed units out, on a background thread."""
+
+import contextlib
+import errno
+import queue
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from stratascope.errors import DataError, StoreError
+from stratascope.store._commit import (
+    committed_units,
+    stale_files,
+    sync_folders,
+    write_whole,
+)
+from stratascope.store._layout import (
+    COORDINATE_CHUNK,
+    FORMAT,
+    LAYOUT_VERSION,
+    ArraySpec,
+    Paths,
+    StepSpec,
+    array_metadata,
+    coordinate_metadata,
+    encode_json,
+    group_metadata,
+)
+from stratascope.store._shards import ShardWriter
+
+_QUEUED_BATCHES = 2
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Convert = Callable[[Any], np.ndarray[Any, Any]]
+
+
+class StepWriter:
+    """Takes the batches of one step in order and commits them unit by unit.
+
+    A unit is committed exactly when its manifest exists: its shards are written under temporary
+    names, synced, renamed, and then the manifest is written the same way. Encoding and writing run
+    on one thread behind a short queue; an error there is raised by the next call here.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        spec: StepSpec,
+        *,
+        sample_index: np.ndarray[Any, Any] | None = None,
+        convert: Convert = np.asarray,
+    ) -> None:
+        self.spec = spec
+        self.bytes_written = 0
+        self._paths = Paths(root, spec.step)
+        self._sample_index = sample_index
+        self._convert = convert
+        self._open: _Unit | None = None
+        self._error: BaseException | None = None
+        self._queue: queue.Queue[tuple[int, Mapping[str, Any]] | None] = queue.Queue(
+            _QUEUED_BATCHES
+        )
+        with _explaining(root):
+            self.committed = committed_units(self._paths.commits)
+            # Where the length is unknown, the committed units are the whole first ones.
+            known = spec.samples
+            self._samples = len(self.committed) * spec.unit if known is None else known
+            self._prepare()
+        self._thread = threading.Thread(target=self._work, name="stratascope-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, start: int, values: Mapping[str, Any]) -> None:
+        """Add samples from ``start`` on: for each array's key a value of shape ``(n, …)``.
+
+        Raises:
+            StoreError: An earlier batch could not be written.
+            DataError: An earlier batch had another shape.
+        """
+        self._raise_error()
+        self._queue.put((start, values))
+
+    def finish(self) -> None:
+        """Commit what is left and mark the step complete.
+
+        Raises:
+            StoreError: Something could not be written.
+            DataError: The data ended before the number of samples that was announced.
+        """
+        self._stop()
+        self._raise_error()
+        with _explaining(self._paths.root):
+            if self._open is not None:
+                self._finish_last(self._open)
+            self._write_metadata(self._samples)
+            write_whole(self._paths.complete, encode_json({"samples": self._samples}))
+
+    def abort(self) -> None:
+        """Drop the unfinished unit; what is committed stays, and a later run can continue."""
+        # Nothing more is encoded: the thread only empties its queue.
+        self._error = self._error or StoreError("the run was stopped")
+        self._stop()
+        if self._open is not None:
+            self._open.discard()
+            self._open = None
+
+    def _prepare(self) -> None:
+        for path in list(stale_files(self._paths.group, self._paths.commits)):
+            path.unlink()
+        run = {"format": FORMAT, "layout": LAYOUT_VERSION}
+        write_whole(self._paths.run, encode_json(run))
+        if not self._paths.spec.exists():
+            write_whole(self._paths.spec, encode_json(self.spec.to_json()))
+        root = group_metadata({"format": FORMAT, "layout": LAYOUT_VERSION})
+        write_whole(self._paths.group.parent / "zarr.json", encode_json(root))
+        self._write_metadata(self._samples)
+
+    def _write_metadata(self, samples: int) -> None:
+        group = self._paths.group
+        attributes = {"step": self.spec.step, "settings": self.spec.settings}
+        write_whole(group / "zarr.json", encode_json(group_metadata(attributes)))
+        for array in self.spec.arrays:
+            site = group_metadata({"site": array.site, "module": array.kind})
+            folder = group / array.key
+            write_whole(folder.parent / "zarr.json", encode_json(site))
+            metadata = encode_json(array_metadata(array, self.spec, samples))
+            write_whole(folder / "zarr.json", metadata)
+        write_whole(group / "sample" / "zarr.json", encode_json(coordinate_metadata(samples)))
+        for chunk in range(-(-samples // COORDINATE_CHUNK)):
+            self._write_coordinate(chunk, samples)
+
+    def _write_coordinate(self, chunk: int, samples: int) -> None:
+        first = chunk * COORDINATE_CHUNK
+        last = min(first + COORDINATE_CHUNK, samples)
+        values = np.zeros(COORDINATE_CHUNK, dtype="<i8")
+        known = self._sample_index
+        values[: last - first] = (
+            np.arange(first, last) if known is None else known[first:last]
+        )
+        content = values.tobytes()
+        checksum = google_crc32c.value(content).to_bytes(4, "little")
+        write_whole(self._paths.group / "sample" / "c" / str(chunk), content + checksum)
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            # After an error the queue is emptied, so that the caller never waits for a dead thread.
+            if self._error is None:
+                try:
+                    with _explaining(self._paths.root):
+                        self._write_batch(*item)
+                except BaseException as error:  # noqa: BLE001 - raised again by the next call
+                    self._error = error
+
+    def _write_batch(self, start: int, values: Mapping[str, Any]) -> None:
+        rows = {array.key: self._checked(array, values[array.key]) for array in self.spec.arrays}
+        length = len(next(iter(rows.values())))
+        size = self.spec.unit
+        for number in range(start // size, -(-(start + length) // size)):
+            first, last = max(start, number * size), min(start + length, (number + 1) * size)
+            if number not in self.committed:
+                part = slice(first - start, last - start)
+                self._append(number, first, {key: array[part] for key, array in rows.items()})
+
+    def _checked(self, array: ArraySpec, value: Any) -> np.ndarray[Any, Any]:
+        rows = self._convert(value)
+        if rows.shape[1:] != array.shape:
+            raise DataError(
+                f"samples of '{array.site}' must all have shape {array.shape}, got "
+                f"{rows.shape[1:]}: make the inputs equal in size, or give a transform that does"
+            )
+        return rows
+
+    def _append(self, number: int, first: int, rows: dict[str, np.ndarray[Any, Any]]) -> None:
+        unit = self._open
+        if unit is None:
+            unit = self._open = _Unit(self._paths, self.spec, number)
+        if number != unit.number or first != unit.stop:
+            raise StoreError(
+                f"samples must come in order: got {first} after {unit.stop} (unit {unit.number})"
+            )
+        unit.append(rows)
+        full = (number + 1) * self.spec.unit
+        if unit.stop == (full if self.spec.samples is None else min(full, self.spec.samples)):
+            self._commit(unit)
+
+    def _finish_last(self, unit: "_Unit") -> None:
+        if self.spec.samples is not None:
+            unit.discard()
+            self._open = None
+            raise DataError(
+                f"data must have {self.spec.samples} samples, as it said, but ended after "
+                f"{unit.stop}"
+            )
+        self._commit(unit)
+
+    def _commit(self, unit: "_Unit") -> None:
+        self.bytes_written += unit.commit()
+        self.committed.add(unit.number)
+        self._open = None
+        if self.spec.samples is None:
+            self._samples = max(self._samples, unit.stop)
+            self._grow_metadata()
+
+    def _grow_metadata(self) -> None:
+        for array in self.spec.arrays:
+            metadata = encode_json(array_metadata(array, self.spec, self._samples))
+            write_whole(self._paths.group / array.key / "zarr.json", metadata)
+        last = (self._samples - 1) // COORDINATE_CHUNK
+        self._write_coordinate(last, self._samples)
+        path = self._paths.group / "sample" / "zarr.json"
+        write_whole(path, encode_json(coordinate_metadata(self._samples)))
+
+    def _stop(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+class _Unit:
+    """One unit being written: a shard for each array."""
+
+    def __init__(self, paths: Paths, spec: StepSpec, number: int) -> None:
+        self.number = number
+        self.start = self.stop = number * spec.unit
+        self._paths = paths
+        self._shards: dict[str, ShardWriter] = {}
+        try:
+            for array in spec.arrays:
+                path = paths.shard(array, number)
+                self._shards[array.key] = ShardWriter(path, array, spec.unit, spec.codec)
+        except BaseException:
+            self.discard()
+            raise
+
+    def append(self, rows: dict[str, np.ndarray[Any, Any]]) -> None:
+        for key, part in rows.items():
+            self._shards[key].append(part)
+        self.stop += len(next(iter(rows.values())))
+
+    def commit(self) -> int:
+        files = {key: shard.finish() for key, shard in self._shards.items()}
+        for shard in self._shards.values():
+            shard.temporary.replace(shard.path)
+        sync_folders(shard.path.parent for shard in self._shards.values())
+        manifest = {
+            "unit": self.number,
+            "start": self.start,
+            "stop": self.stop,
+            "files": files,
+        }
+        write_whole(self._paths.manifest(self.number), encode_json(manifest))
+        return sum(file["bytes"] for file in files.values())
+
+    def discard(self) -> None:
+        for shard in self._shards.values():
+            with contextlib.suppress(OSError):
+                shard.discard()
+
+
+@contextlib.contextmanager
+def _explaining(root: Path) -> Any:
+    """Turn what the system says of a disk into what the user can do about it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            free = shutil.disk_usage(root if root.exists() else root.parent).free
+            raise StoreError(
+                f"the disk of {root} is full ({free / 1e6:,.0f} MB free). What is committed is "
+                "kept: free some space and run the same again with resume=True (--resume), or "
+                "store less with dtype='float16', a transform or fewer sites"
+            ) from error
+        raise StoreError(
+            f"{error.filename or root} cannot be written: {error.strerror or error}. Choose "
+            "another folder, or change its rights"
+        ) from error
