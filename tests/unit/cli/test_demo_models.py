@@ -44,7 +44,7 @@ def test_the_signal_keeps_its_length():
 def test_training_explains_most_of_the_signals():
     model = FiveConvs()
 
-    result = train(model, waves(), seconds=1.0, seed=0)
+    result = train(model, waves(), seconds=0.6, seed=0)
 
     assert result.losses[-1] < 0.5 * result.losses[0]
     assert 0.5 < result.explained <= 1
@@ -53,7 +53,7 @@ def test_training_explains_most_of_the_signals():
 def test_a_reconstruction_net_learns_images():
     images = torch.nn.functional.interpolate(waves(8, 64)[:, :, None], (64, 64))
 
-    result = train(ReconstructionNet(base_channels=2), images, seconds=1.0, seed=0)
+    result = train(ReconstructionNet(base_channels=2), images, seconds=0.6, seed=0)
 
     assert result.losses[-1] < result.losses[0]
 
@@ -61,7 +61,7 @@ def test_a_reconstruction_net_learns_images():
 def test_training_takes_about_the_time_given():
     result = train(Small(), waves(), seconds=0.2, seed=0)
 
-    assert 0.2 <= result.seconds < 2
+    assert 0.2 <= result.seconds < 5
     assert result.steps == len(result.losses)
 
 
