@@ -4,8 +4,8 @@ What counts:
 
 - A *code line* has code on it: blank lines, comments and docstrings are free.
 - A function is *public* if users can reach it: its own name and its class begin with no underscore,
-  and it stands in a public module, or the `__init__` of its package mentions it. In `cli` every
-  function without an underscore is a command, and so public. All others are *private*.
+  and it stands in a public module, or the `__init__` of its package or of the whole mentions it.
+  In `cli` every function without an underscore is a command, and so public. The rest is *private*.
 - Public functions take at most three positional parameters, the rest by keyword only, in any
   number. Private ones take at most eight parameters in all.
 - `self` and `cls`, `*args` and `**kwargs` are not counted; `__dunder__` methods, nested functions
@@ -91,10 +91,13 @@ def count_code_lines(source: str) -> int:
 
 def find_functions(package: Path) -> Iterator[Function]:
     """Find the functions and methods of a package, without dunder methods and nested functions."""
+    top = read_offered(package)
     for path in sorted(package.rglob("*.py")):
         inside = path.relative_to(package)
         hidden = any(re.match(r"_(?!_)", part) for part in inside.parts)
-        offered = read_offered(path.parent) if hidden and inside.parts[0] != "cli" else None
+        offered = None
+        if hidden and inside.parts[0] != "cli":
+            offered = top | read_offered(path.parent)
         for owner, node in list_definitions(ast.parse(path.read_text(encoding="utf-8"))):
             names = [*owner, node.name]
             bound = bool(owner) and "staticmethod" not in map(ast.unparse, node.decorator_list)

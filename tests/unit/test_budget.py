@@ -93,6 +93,11 @@ def test_a_hidden_method_with_too_many_parameters_is_named(package):
         ("open.py", "if True:\n    async def f(a, b, c, d): ...\n", "open.py:2 f"),
         ("_inside.py", "def offered(a, b, c, d): ...\n", "_inside.py:1 offered"),
         ("_inside.py", "class Thing:\n    def f(self, a, b, c, d): ...\n", "_inside.py:2 Thing.f"),
+        (
+            "deep/_in.py",
+            "class Thing:\n    def f(self, a, b, c, d): ...\n",
+            "deep/_in.py:2 Thing.f",
+        ),
         ("cli/_command.py", "def run(a, b, c, d): ...\n", "cli/_command.py:1 run"),
     ],
 )
