@@ -1,9 +1,9 @@
 """The networks of the demonstration and how they are trained in seconds."""
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 from torch import Tensor, nn
@@ -90,14 +90,14 @@ def train(
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=_RATE)
     losses: list[float] = []
-    start = time.perf_counter()
+    start = perf_counter()
     spent = 0.0
     for batch in _batches(inputs, seed):
         # From the full rate down to none, along a cosine, as the time is spent.
         for group in optimizer.param_groups:
             group["lr"] = _RATE * (1 + math.cos(math.pi * spent / seconds)) / 2
         losses.append(_step(model, batch, optimizer))
-        spent = time.perf_counter() - start
+        spent = perf_counter() - start
         if progress is not None:
             progress(min(spent / seconds, 1.0), losses[-1])
         if spent >= seconds:
