@@ -1,0 +1,14 @@
+"""Arrays in, pictures out: uint8 `(h, w, 3)` with range, channel numbers and caption.
+
+>>> from stratascope import render
+>>> render.map([[0.0, 1.0], [2.0, 3.0]]).shape[2]
+3
+"""
+
+from stratascope.render._grid import grid
+from stratascope.render._line import line
+from stratascope.render._map import map
+from stratascope.render._save import read_provenance, save
+from stratascope.render._scale import Scale, fit_scale
+
+__all__ = ["Scale", "fit_scale", "grid", "line", "map", "read_provenance", "save"]
