@@ -13,7 +13,7 @@ _HOMES = {
     "SiteInfo": "stratascope.capture",
     "Store": "stratascope.store",
     "Tap": "stratascope.capture",
-    "extract": "stratascope.pipeline",
+    "extract": "stratascope.pipeline._extract",
     "open_store": "stratascope.store",
     "select": "stratascope.capture",
     "submodel": "stratascope.capture",
@@ -22,7 +22,7 @@ _HOMES = {
 }
 _MODULES = ("errors", "render")
 
-__all__ = ["__version__", *sorted(_HOMES), *_MODULES]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOMES), *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

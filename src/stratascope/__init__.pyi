@@ -7,7 +7,7 @@ from .capture import select as select
 from .capture import submodel as submodel
 from .capture import survey as survey
 from .capture import tap as tap
-from .pipeline import extract as extract
+from .pipeline._extract import extract as extract
 from .sites import Site as Site
 from .store import Store as Store
 from .store import open_store as open_store

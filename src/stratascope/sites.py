@@ -106,6 +106,11 @@ class Match:
     call: int | None = None
     ordinal: tuple[str, int] | None = None
 
+    @property
+    def text(self) -> str:
+        """The match as a site's text; what is counted while it runs keeps its selector."""
+        return str(Site(self.path, self.port, self.call)) if self.ordinal is None else self.selector
+
 
 class ModuleTable:
     """The modules of a model by name, every name of a shared module included.
@@ -144,9 +149,7 @@ class ModuleTable:
         yield from self.aliases
 
 
-def match_sites(
-    table: ModuleTable, selectors: Selector | Iterable[Selector]
-) -> tuple[Match, ...]:
+def match_sites(table: ModuleTable, selectors: Selector | Iterable[Selector]) -> tuple[Match, ...]:
     """Find what the selectors pick, in the order of the model's modules.
 
     Args:
@@ -235,9 +238,7 @@ def _match_body(
     return [], None
 
 
-def _check_ordinal(
-    text: str, name: str, index: int | None, count: int
-) -> tuple[str, int] | None:
+def _check_ordinal(text: str, name: str, index: int | None, count: int) -> tuple[str, int] | None:
     if index is None:
         return None
     if 1 <= index <= count:
@@ -333,5 +334,3 @@ def _describe(value: Any) -> str:
     kind = type(value)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     return f"an instance of {name}"
-
-

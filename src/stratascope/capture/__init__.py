@@ -4,7 +4,7 @@ from stratascope.capture._activations import Activations
 from stratascope.capture._modes import evaluating
 from stratascope.capture._structure import map_tensors, named_tensors
 from stratascope.capture._submodel import Submodel, submodel
-from stratascope.capture._survey import SiteInfo, select, survey
+from stratascope.capture._survey import SiteInfo, match_forward_sites, select, survey
 from stratascope.capture._tap import Tap, tap
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Tap",
     "evaluating",
     "map_tensors",
+    "match_forward_sites",
     "named_tensors",
     "select",
     "submodel",

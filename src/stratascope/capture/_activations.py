@@ -86,7 +86,8 @@ class Activations(Mapping[Site, Any]):
         count = self._recording.count(wanted.path, wanted.port)
         call = wanted.call
         if call is None:
-            captured = [key for key in self._recording.values if key[:2] == (wanted.path, wanted.port)]
+            values = self._recording.values
+            captured = [key for key in values if key[:2] == (wanted.path, wanted.port)]
             if count > 1 and captured:
                 listed = ", ".join(f"'{self._site(key)}'" for key in captured)
                 raise SiteNotFoundError(
@@ -125,7 +126,8 @@ class Activations(Mapping[Site, Any]):
         return Site(self._resolve(site.path), site.port, site.call)
 
     def _knows(self, path: str) -> bool:
-        return path in self._recording.aliases or any(key[0] == path for key in self._recording.values)
+        recording = self._recording
+        return path in recording.aliases or any(key[0] == path for key in recording.values)
 
     def _resolve(self, path: str) -> str:
         if self._knows(path):

@@ -1,6 +1,6 @@
 """Running a model for its activations without changing what it was."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Generator[None]:
     """Put a model into evaluation mode, and give every module its own flag back afterwards."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -21,7 +21,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def probing(model: nn.Module) -> Iterator[None]:
+def probing(model: nn.Module) -> Generator[None]:
     """Run a model for a look only: evaluation mode, no gradients, the random state kept."""
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices), evaluating(model), torch.no_grad():

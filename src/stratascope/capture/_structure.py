@@ -42,7 +42,7 @@ def _map_mapping(function: Callable[[Tensor], Any], value: Mapping[Any, Any]) ->
 
 
 def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """List the tensors of a value with their place in it: ``""`` alone, else ``0``, ``1.h`` …"""
+    """List the tensors of a value with their place in it, such as ``1.h``; ``""`` if it is one."""
     if isinstance(value, Tensor):
         yield prefix, value
         return

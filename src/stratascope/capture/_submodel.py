@@ -6,9 +6,9 @@ from typing import Any, Literal
 from torch import nn
 
 from stratascope.capture._activations import Activations
-from stratascope.capture._survey import select
+from stratascope.capture._survey import match_forward_sites, select
 from stratascope.capture._tap import tap
-from stratascope.sites import ModuleTable, Selector, Site, match_sites
+from stratascope.sites import Selector, Site
 
 
 class _WantedSitesDone(BaseException):
@@ -16,7 +16,7 @@ class _WantedSitesDone(BaseException):
 
 
 class Submodel(nn.Module):
-    """A network that runs until its wanted sites have their values, and stops there; made by `submodel`.
+    """A network that runs until its wanted sites have their values; made by `submodel`.
 
     Attributes:
         model: The network it was made from, whose parameters it shares.
@@ -82,7 +82,7 @@ def submodel(
 
     Raises:
         SiteNotFoundError: A selector matches nothing.
-        ValueError: A gradient is asked for.
+        CaptureError: A gradient is asked for.
 
     >>> import torch, stratascope as ss
     >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
@@ -93,10 +93,5 @@ def submodel(
     >>> torch.equal(part(x)["1"], model[:2](x))
     True
     """
-    for match in match_sites(ModuleTable(model), sites):
-        if match.port == "grad":
-            raise ValueError(
-                f"sites of a submodel must be values of its forward, got '{match.selector}': "
-                "capture gradients with stratascope.tap"
-            )
+    match_forward_sites(model, sites)
     return Submodel(model, select(model, sites, example=example))

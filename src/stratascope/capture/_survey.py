@@ -9,8 +9,8 @@ from stratascope.capture._activations import Activations
 from stratascope.capture._modes import probing
 from stratascope.capture._structure import named_tensors
 from stratascope.capture._tap import tap
-from stratascope.errors import SiteNotFoundError
-from stratascope.sites import ModuleTable, Selector, Site, match_sites
+from stratascope.errors import CaptureError, SiteNotFoundError
+from stratascope.sites import Match, ModuleTable, Selector, Site, match_sites
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,25 @@ def survey(
     with probing(model), tap(model, sites) as acts:
         model(*example)
     return tuple(_describe(table, site, acts) for site in acts)
+
+
+def match_forward_sites(
+    model: nn.Module, sites: Selector | Iterable[Selector]
+) -> tuple[Match, ...]:
+    """Match selectors where only values of a forward make sense, not gradients.
+
+    Raises:
+        SiteNotFoundError: A selector matches nothing.
+        CaptureError: A gradient is asked for.
+    """
+    matches = match_sites(ModuleTable(model), sites)
+    for match in matches:
+        if match.port == "grad":
+            raise CaptureError(
+                f"sites must be values of a forward here, got '{match.selector}': capture "
+                "gradients with stratascope.tap"
+            )
+    return matches
 
 
 def _describe(table: ModuleTable, site: Site, acts: Activations | None) -> SiteInfo:

@@ -1,6 +1,6 @@
 """The route by hooks: the model runs as it always does, and the chosen sites are kept."""
 
-import sys
+import inspect
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -17,7 +17,8 @@ from stratascope.capture._structure import map_tensors, named_tensors
 from stratascope.errors import CaptureError, StratascopeError
 from stratascope.sites import Match, ModuleTable, Port, Selector, Site, match_sites
 
-_CALL_CODE = nn.Module._call_impl.__code__
+# The one frame that every call of a module leaves on the stack.
+_CALL_CODE = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
 
 OnCapture = Callable[[Site, Any], object]
 
@@ -193,9 +194,7 @@ class Tap(AbstractContextManager[Activations]):
     def pop(self) -> Activations:
         """Hand over what was captured, and keep nothing of it here."""
         recording = self._recording
-        taken = Recording(
-            recording.values, recording.counts, recording.ordinals, recording.aliases
-        )
+        taken = Recording(recording.values, recording.counts, recording.ordinals, recording.aliases)
         recording.restart()
         return Activations(taken)
 
@@ -209,6 +208,15 @@ class Tap(AbstractContextManager[Activations]):
             if (problem := self._describe_silent_sites()) is not None:
                 warnings.warn(problem, stacklevel=2)
 
+    def check(self) -> None:
+        """Make sure that every selector has delivered something in the forwards so far.
+
+        Raises:
+            CaptureError: The sites of a selector never ran.
+        """
+        if (problem := self._describe_silent_sites()) is not None:
+            raise CaptureError(problem)
+
     def __enter__(self) -> Activations:
         return self._activations
 
@@ -221,8 +229,8 @@ class Tap(AbstractContextManager[Activations]):
         attached = bool(self._handles)
         self._detach()
         # After an exception the missing sites are its consequence, not news.
-        if kind is None and attached and (problem := self._describe_silent_sites()) is not None:
-            raise CaptureError(problem)
+        if kind is None and attached:
+            self.check()
 
     def _attach(self, table: ModuleTable) -> None:
         root = table.modules[""]
@@ -230,7 +238,9 @@ class Tap(AbstractContextManager[Activations]):
         try:
             add(root.register_forward_pre_hook(self._begin))
             for path, names in self._numbered_classes().items():
-                add(table.modules[path].register_forward_pre_hook(self._make_numbering(path, names)))
+                add(
+                    table.modules[path].register_forward_pre_hook(self._make_numbering(path, names))
+                )
             for (path, port), wanted in self._wanted.items():
                 module = table.modules[path]
                 if port == "in":
@@ -362,10 +372,7 @@ class Tap(AbstractContextManager[Activations]):
         self, path: str, port: Port, call: int, value: Any, values: dict[Any, Any] | None = None
     ) -> None:
         try:
-            if type(value) is Tensor:
-                kept = self._take(value)
-            else:
-                kept = map_tensors(self._take, value)
+            kept = self._take(value) if type(value) is Tensor else map_tensors(self._take, value)
             if self._on_capture is not None:
                 self._on_capture(Site(path, port, call if call > 1 else None), kept)
             else:
@@ -401,9 +408,9 @@ class Tap(AbstractContextManager[Activations]):
             reason = "no backward() reached them while the tap was on"
         else:
             reason = (
-                "the forward ran without calling these modules, calls them fewer times than asked, "
-                "or was compiled before the tap (then call torch.compiler.set_stance('force_eager') "
-                "first)"
+                "the forward does not call these modules, calls them fewer times than asked, or "
+                "was compiled before the tap (then call "
+                "torch.compiler.set_stance('force_eager') first)"
             )
         return f"nothing was captured at {names}: {reason}"
 
@@ -411,7 +418,7 @@ class Tap(AbstractContextManager[Activations]):
 def _is_nested(module: nn.Module) -> bool:
     """Tell whether a module's forward is running further up this stack."""
     running = 0
-    frame = sys._getframe()
+    frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code is _CALL_CODE and frame.f_locals.get("self") is module:
             running += 1

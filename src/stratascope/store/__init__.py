@@ -1,4 +1,4 @@
-"""The store: activations of a data set as plain Zarr v3, written as a stream, read without torch."""
+"""The store: activations of a data set as plain Zarr v3, streamed to disk, read without torch."""
 
 from stratascope.store._layout import (
     DTYPES,

@@ -174,7 +174,7 @@ def shard_shape(array: ArraySpec, unit: int) -> tuple[int, ...]:
 
 
 def fill_value(dtype: str) -> Any:
-    """Give what reads where nothing was written: NaN where the type has one, so missing is not 0."""
+    """Give what reads where nothing was written: NaN where there is one, so missing is not 0."""
     kind = np.dtype(dtype).kind
     if kind == "f":
         return "NaN"

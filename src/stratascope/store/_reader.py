@@ -324,7 +324,9 @@ class StoredArray:
         """Refuse to read fill values in place of samples that were never written or got lost."""
         samples, unit = self.shape[0], self._store.unit
         if isinstance(index, int | np.integer):
-            wanted = np.array([index + samples if index < 0 else index])
+            if not -samples <= index < samples:
+                raise IndexError(f"sample must be -{samples} to {samples - 1}, got {index}")
+            wanted = np.array([index % samples])
         else:
             wanted = np.arange(samples)[index]
         if not self._store.complete and not self._store.holds(wanted):

@@ -110,5 +110,3 @@ def _make_encoder(array: ArraySpec, codec: Codec) -> Any:
         return Zstd(level=1).encode
     shuffle = SHUFFLE if settings["shuffle"] == "shuffle" else NOSHUFFLE
     return Blosc(settings["cname"], settings["clevel"], shuffle, settings["blocksize"]).encode
-
-

@@ -94,15 +94,15 @@ class StepWriter:
         self._stop()
         self._raise_error()
         with _explaining(self._paths.root):
-            if self._open is not None:
-                self._finish_last(self._open)
+            if self.spec.samples is not None:
+                self._check_all_came(self.spec.samples)
+            elif self._open is not None:
+                self._commit(self._open)
             self._write_metadata(self._samples)
             write_whole(self._paths.complete, encode_json({"samples": self._samples}))
 
     def abort(self) -> None:
-        """Drop the unfinished unit; what is committed stays, and a later run can continue."""
-        # Nothing more is encoded: the thread only empties its queue.
-        self._error = self._error or StoreError("the run was stopped")
+        """Write what is queued, drop the unfinished unit; a later run can continue from there."""
         self._stop()
         if self._open is not None:
             self._open.discard()
@@ -138,9 +138,7 @@ class StepWriter:
         last = min(first + COORDINATE_CHUNK, samples)
         values = np.zeros(COORDINATE_CHUNK, dtype="<i8")
         known = self._sample_index
-        values[: last - first] = (
-            np.arange(first, last) if known is None else known[first:last]
-        )
+        values[: last - first] = np.arange(first, last) if known is None else known[first:last]
         content = values.tobytes()
         checksum = google_crc32c.value(content).to_bytes(4, "little")
         write_whole(self._paths.group / "sample" / "c" / str(chunk), content + checksum)
@@ -187,15 +185,12 @@ class StepWriter:
         if unit.stop == (full if self.spec.samples is None else min(full, self.spec.samples)):
             self._commit(unit)
 
-    def _finish_last(self, unit: "_Unit") -> None:
-        if self.spec.samples is not None:
-            unit.discard()
-            self._open = None
-            raise DataError(
-                f"data must have {self.spec.samples} samples, as it said, but ended after "
-                f"{unit.stop}"
-            )
-        self._commit(unit)
+    def _check_all_came(self, samples: int) -> None:
+        units = -(-samples // self.spec.unit)
+        missing = next((unit for unit in range(units) if unit not in self.committed), None)
+        if missing is not None:
+            came = missing * self.spec.unit if self._open is None else self._open.stop
+            raise DataError(f"data must have {samples} samples, as it said, but ended after {came}")
 
     def _commit(self, unit: "_Unit") -> None:
         self.bytes_written += unit.commit()

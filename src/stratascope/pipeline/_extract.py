@@ -1,0 +1,266 @@
+"""A data set through a model into a store."""
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stratascope.capture import Activations, Tap, evaluating, match_forward_sites, tap
+from stratascope.errors import CaptureError, DataError, StoreError
+from stratascope.pipeline._fingerprint import describe_model, describe_transform, differences
+from stratascope.pipeline._plan import plan
+from stratascope.pipeline._progress import ProgressBar
+from stratascope.pipeline._source import Batch, Source, make_source
+from stratascope.pipeline._transfer import placed, run_forward, span, stage, to_numpy
+from stratascope.pipeline._values import Value, collect_values, describe_arrays
+from stratascope.sites import Selector
+from stratascope.store import (
+    UNIT_MULTIPLE,
+    Paths,
+    StepSpec,
+    StepWriter,
+    Store,
+    find_root,
+    open_store,
+    read_spec,
+)
+
+
+def extract(
+    model: nn.Module,
+    data: Any,
+    sites: Selector | Iterable[Selector],
+    *,
+    to: str | Path,
+    batch_size: int = 64,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
+    step: int = 0,
+    limit: int | None = None,
+    resume: bool = False,
+    unit_size: int = 256,
+    progress: bool = True,
+) -> Store:
+    """Run a data set through a model and write what the sites hold to a store.
+
+    The model runs in evaluation mode without gradients and is left as it was. Memory does not grow
+    with the data. Samples are committed in units: whatever kills the run, committed units are
+    whole, and the same call with ``resume=True`` does the rest and ends with the same bytes.
+
+    Args:
+        model: The network.
+        data: A Dataset, a DataLoader, an array, tensor or memmap with the samples first, or an
+            iterable of batches. Of ``(input, target)`` pairs the input is used; dicts become named
+            arguments.
+        sites: What to store: names, globs, modules, classes, predicates.
+        to: The store's folder, new or one that lacks this step.
+        batch_size: Samples a forward, where the data does not come in batches.
+        dtype: What floating-point values are cast to before they are stored, such as ``"float16"``.
+        device: Where to run; the model is moved there and back. None runs where it is.
+        transform: Applied to each captured tensor, on its device: pool, slice, reduce.
+        step: Number of the step, such as the training step of a checkpoint.
+        limit: Use only the first samples.
+        resume: Continue an interrupted run; refused if model, data or settings differ.
+        unit_size: Samples in one shard file, a multiple of 64; also what a crash can cost.
+        progress: Show a progress bar on a terminal for what takes longer than two seconds.
+
+    Returns:
+        The finished `Store`, opened for reading.
+
+    Raises:
+        SiteNotFoundError: A selector matches nothing.
+        CaptureError: A site did not run, or gives what cannot be stored.
+        DataError: The data is empty, or not what the model takes.
+        StoreError: The folder holds something else, the settings differ, the disk is full.
+
+    >>> import numpy as np, torch, stratascope as ss
+    >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
+    >>> signals = np.random.default_rng(0).normal(size=(100, 1, 64)).astype("float32")
+    >>> store = ss.extract(model, signals, "Conv1d[*]", to="acts.zarr")
+    >>> store["0"].shape, store["0"][17, 2].dtype
+    ((100, 4, 62), dtype('float32'))
+    """
+    if unit_size < 1 or unit_size % UNIT_MULTIPLE:
+        raise ValueError(f"unit_size must be a multiple of {UNIT_MULTIPLE}, got {unit_size}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if step < 0:
+        raise ValueError(f"step must not be negative, got {step}")
+    root = Path(to)
+    matches = match_forward_sites(model, sites)
+    source = make_source(data, batch_size=batch_size, limit=limit)
+    parsed = _parse_dtype(dtype)
+    settings = {
+        "model": describe_model(model),
+        "sites": sorted({match.text for match in matches}),
+        "data": source.describe(),
+        "batch_size": batch_size,
+        "dtype": None if parsed is None else str(parsed).removeprefix("torch."),
+        "transform": describe_transform(transform),
+        "unit_size": unit_size,
+        "written_by": f"stratascope {version('stratascope')}",
+    }
+    paths = Paths(root, step)
+    spec = _find_spec(paths, settings, resume=resume)
+    if spec is None or not paths.complete.exists():
+        handle = tap(model, sites, dtype=parsed, transform=transform)
+        run = _Run(root, step, source, settings, spec)
+        with placed(model, device) as place, evaluating(model), torch.no_grad(), handle:
+            run.execute(model, handle, place, progress=progress)
+    return open_store(root, step=step)
+
+
+class _Run:
+    """One pass over what a step still lacks."""
+
+    def __init__(
+        self, root: Path, step: int, source: Source, settings: dict[str, Any], spec: StepSpec | None
+    ) -> None:
+        self._root = root
+        self._step = step
+        self._source = source
+        self._settings = settings
+        self._spec = spec
+        self._kinds: dict[str, str] = {}
+        self._writer: StepWriter | None = None
+
+    def execute(
+        self, model: nn.Module, handle: Tap, place: torch.device | None, *, progress: bool
+    ) -> None:
+        self._kinds = {path: type(module).__name__ for path, module in model.named_modules()}
+        if self._spec is not None:
+            self._writer = self._open_writer(self._spec)
+        try:
+            with ProgressBar("extract", self._source.samples, enabled=progress) as bar:
+                for batch in self._missing_batches():
+                    acts = run_forward(model, handle, batch, place)
+                    self._write(batch, acts, handle)
+                    assert self._writer is not None
+                    bar.update(batch.start + batch.size, self._writer.bytes_written)
+            if self._writer is None:
+                raise DataError("data must have at least one sample, got none")
+            self._writer.finish()
+        except BaseException as error:
+            self._stop(error)
+            raise
+
+    def _missing_batches(self) -> Iterator[Batch]:
+        committed = set() if self._writer is None else self._writer.committed
+        for missing in plan(self._source.samples, self._unit, set(committed)):
+            yield from self._source.batches(missing.start, missing.stop)
+
+    @property
+    def _unit(self) -> int:
+        return self._settings["unit_size"]
+
+    def _write(self, batch: Batch, acts: Activations, handle: Tap) -> None:
+        values = collect_values(acts)
+        if self._writer is None:
+            handle.check()
+            self._writer = self._open_writer(self._make_spec(values, batch))
+        spec = self._writer.spec
+        wanted = {array.key for array in spec.arrays}
+        if (others := values.keys() ^ (wanted | spec.skipped.keys())) != set():
+            raise CaptureError(
+                f"every forward must pass the same sites, but samples {span(batch)} differ from "
+                f"the first ones in {', '.join(sorted(others))}: choose sites that always run"
+            )
+        for key in wanted:
+            if values[key].tensor.shape[:1] != (batch.size,):
+                raise CaptureError(
+                    f"'{values[key].site}' must give one value for each sample, got shape "
+                    f"{tuple(values[key].tensor.shape)} for the {batch.size} samples {span(batch)}"
+                )
+        self._writer.write(batch.start, {key: stage(values[key].tensor) for key in wanted})
+
+    def _make_spec(self, values: dict[str, Value], batch: Batch) -> StepSpec:
+        arrays, skipped = describe_arrays(values, batch, self._kinds)
+        return StepSpec(
+            step=self._step,
+            samples=self._source.samples,
+            unit=self._unit,
+            arrays=arrays,
+            settings=self._settings,
+            skipped=skipped,
+        )
+
+    def _open_writer(self, spec: StepSpec) -> StepWriter:
+        writer = StepWriter(
+            self._root, spec, sample_index=self._source.sample_index, convert=to_numpy
+        )
+        if spec.samples is not None:
+            need = spec.samples * sum(array.sample_bytes for array in spec.arrays)
+            free = shutil.disk_usage(self._root).free
+            if need > free:
+                warnings.warn(
+                    f"{spec.samples} samples take up to {need / 1e9:,.1f} GB uncompressed, and "
+                    f"{free / 1e9:,.1f} GB are free: dtype='float16', a transform or fewer sites "
+                    "store less",
+                    stacklevel=4,
+                )
+        return writer
+
+    def _stop(self, error: BaseException) -> None:
+        if self._writer is None:
+            return
+        self._writer.abort()
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(
+                f"{len(self._writer.committed) * self._unit} samples of step {self._step} are "
+                f"committed in {self._root}: the same call with resume=True (--resume) continues"
+            )
+
+
+def _find_spec(paths: Paths, settings: dict[str, Any], *, resume: bool) -> StepSpec | None:
+    """Look at what is at the target: nothing (None), or the same run to be continued.
+
+    Raises:
+        StoreError: Something else, which is left as it is.
+    """
+    root = paths.root
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return None
+    if not paths.run.exists():
+        raise StoreError(
+            f"{root} exists and is not a stratascope store: nothing was written. Choose another "
+            "folder"
+        )
+    find_root(root)
+    if not paths.spec.exists():
+        return None
+    spec = read_spec(paths)
+    if not resume:
+        state = "complete" if paths.complete.exists() else "unfinished"
+        raise StoreError(
+            f"{root} already holds step {paths.step} ({state}): nothing was written. Pass "
+            "resume=True (--resume) to continue it, another step, or another folder"
+        )
+    changed = differences(_comparable(spec.settings), _comparable(settings))
+    if changed:
+        raise StoreError(
+            f"{root} cannot be continued: since its step {paths.step} was begun, "
+            f"{', '.join(changed)} changed. Restore what was, or extract to another step or folder"
+        )
+    return spec
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "written_by"}
+
+
+def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if parsed is None and dtype is None:
+        return None
+    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
+        raise ValueError(
+            "dtype must be a floating-point type such as 'float16', 'bfloat16' or 'float32', got "
+            f"{dtype!r}"
+        )
+    return parsed

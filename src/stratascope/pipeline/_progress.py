@@ -1,0 +1,70 @@
+"""A progress bar for what takes longer than two seconds, on a terminal only."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+_PATIENCE_S = 2.0
+
+
+class ProgressBar:
+    """Counts samples and bytes; shows nothing until two seconds have passed."""
+
+    def __init__(self, title: str, total: int | None, *, enabled: bool) -> None:
+        self._title = title
+        self._total = total
+        self._enabled = enabled and sys.stderr.isatty()
+        self._began = time.monotonic()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, done: int, num_bytes: int) -> None:
+        """Say how many samples are done and how many bytes are on disk."""
+        if not self._enabled:
+            return
+        elapsed = time.monotonic() - self._began
+        if self._bar is None and elapsed < _PATIENCE_S:
+            return
+        bar = self._bar or self._start()
+        bar.update(
+            self._task,
+            completed=done,
+            rate=f"{done / elapsed:,.0f} samples/s",
+            written=f"{num_bytes / 1e6:,.0f} MB on disk",
+        )
+
+    def _start(self) -> Any:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[written]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task(self._title, total=self._total, rate="", written="")
+        self._bar.start()
+        return self._bar

@@ -1,0 +1,102 @@
+"""Batches to the device and through the model, values back to the host."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stratascope.capture import Activations, Tap, map_tensors, named_tensors
+from stratascope.errors import DataError, StratascopeError
+from stratascope.pipeline._source import Batch
+
+
+@contextmanager
+def placed(model: nn.Module, device: torch.device | str | None) -> Generator[torch.device | None]:
+    """Run a model on a device and bring it back; without one, tell where it is."""
+    first = next(model.parameters(), None)
+    home = None if first is None else first.device
+    if device is None:
+        yield home
+        return
+    model.to(device)
+    try:
+        yield torch.device(device)
+    finally:
+        if home is not None:
+            model.to(home)
+
+
+def run_forward(
+    model: nn.Module, handle: Tap, batch: Batch, place: torch.device | None
+) -> Activations:
+    """Run one batch and take what was captured.
+
+    Raises:
+        DataError: The model cannot take the batch.
+    """
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor if place is None else tensor.to(place, non_blocking=True)
+
+    args, kwargs = map_tensors(move, (batch.args, batch.kwargs))
+    try:
+        model(*args, **kwargs)
+    except StratascopeError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"the model cannot take samples {span(batch)} of the data, "
+            f"{_describe_inputs(args, kwargs)}: {_first_line(error)}. Give data of the shape and "
+            "type that the model's forward expects"
+        ) from error
+    return handle.pop()
+
+
+def _describe_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    tensors = named_tensors({**{str(n): arg for n, arg in enumerate(args)}, **kwargs})
+    listed = [
+        f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for _, tensor in tensors
+    ]
+    return ", ".join(listed) or "no tensor"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def span(batch: Batch) -> str:
+    """Name the samples of a batch, as ``0 to 63``."""
+    return f"{batch.start} to {batch.start + batch.size - 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A tensor on its way from a device to the host."""
+
+    host: Tensor
+    arrived: Any
+
+
+def stage(tensor: Tensor) -> Tensor | Staged:
+    """Start the copy to the host, so that the next forward need not wait for it."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return Staged(host, arrived)
+
+
+def to_numpy(value: Tensor | Staged) -> np.ndarray[Any, Any]:
+    """Give a captured tensor as an array; waits for its copy from a device."""
+    if isinstance(value, Staged):
+        value.arrived.synchronize()
+        value = value.host
+    if value.dtype == torch.bfloat16:
+        value = value.float()
+    return value.resolve_conj().resolve_neg().numpy()

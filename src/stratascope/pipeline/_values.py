@@ -1,0 +1,131 @@
+"""The captured values of a batch as arrays to be stored."""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stratascope.capture import Activations, named_tensors
+from stratascope.errors import CaptureError, StoreError
+from stratascope.pipeline._source import Batch
+from stratascope.sites import Site
+from stratascope.store import DTYPES, ArraySpec
+
+# Modules whose last axis is the features: what they put out are tokens, not signals.
+_TOKEN_MODULES = {
+    "Embedding", "GRU", "LSTM", "LayerNorm", "Linear", "MultiheadAttention", "RMSNorm", "RNN",
+    "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
+    "TransformerEncoderLayer",
+}  # fmt: skip
+_AXES = {1: ("channel",), 2: ("channel", "time"), 3: ("channel", "y", "x")}
+_COORDINATE = "sample"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One tensor of a site."""
+
+    site: str
+    place: str
+    tensor: Tensor
+    path: str
+
+
+def collect_values(acts: Activations) -> dict[str, Value]:
+    """Name every tensor of a forward by the array that it belongs to."""
+    values: dict[str, Value] = {}
+    for site, value in acts.items():
+        for place, tensor in named_tensors(value):
+            key = _name_array(site, place)
+            if key in values:
+                raise StoreError(
+                    f"the sites '{site}' and '{values[key].site}' would both be stored as {key}: "
+                    "store one of them"
+                )
+            values[key] = Value(str(site), place, tensor, site.path)
+    return values
+
+
+def _name_array(site: Site, place: str) -> str:
+    # Windows has no colon in file names; the array's attributes keep the site's own text.
+    folder = str(site).replace(":", "~")
+    folder += "~" if folder == _COORDINATE else ""
+    return f"{folder}/activation{f'.{place}' if place else ''}"
+
+
+def describe_arrays(
+    values: dict[str, Value], batch: Batch, kinds: dict[str, str]
+) -> tuple[tuple[ArraySpec, ...], dict[str, str]]:
+    """Decide how each value is stored, and which cannot be.
+
+    Args:
+        values: What the first batch gave.
+        batch: That batch.
+        kinds: Class name of each module by path.
+
+    Returns:
+        The arrays, and for every other value the reason.
+
+    Raises:
+        CaptureError: Nothing can be stored.
+    """
+    several = {value.site for value in values.values() if value.place}
+    arrays: list[ArraySpec] = []
+    skipped: dict[str, str] = {}
+    for key, value in values.items():
+        problem = _find_problem(value.tensor, batch)
+        if problem is not None:
+            skipped[key] = problem
+            continue
+        kind = kinds.get(value.path, "")
+        dims = _name_axes(tuple(value.tensor.shape[1:]), kind)
+        if value.site in several:
+            # Arrays of one group share their axes by name, and these are not the same length.
+            dims = tuple(f"{name}_{value.place}" for name in dims)
+        arrays.append(
+            ArraySpec(
+                key=key,
+                site=value.site,
+                place=value.place,
+                shape=tuple(value.tensor.shape[1:]),
+                dtype=_stored_dtype(value.tensor.dtype),
+                source_dtype=str(value.tensor.dtype).removeprefix("torch."),
+                dims=dims,
+                kind=kind,
+            )
+        )
+    _report_skipped(skipped, arrays)
+    return tuple(arrays), skipped
+
+
+def _find_problem(tensor: Tensor, batch: Batch) -> str | None:
+    if tensor.ndim == 0 or tensor.shape[0] != batch.size:
+        return (
+            f"its shape {tuple(tensor.shape)} does not begin with the batch's {batch.size} samples"
+        )
+    if tensor.layout is not torch.strided:
+        return f"its layout is {str(tensor.layout).removeprefix('torch.')}"
+    if _stored_dtype(tensor.dtype) not in DTYPES:
+        return f"its type {str(tensor.dtype).removeprefix('torch.')} has no place in Zarr"
+    return None
+
+
+def _report_skipped(skipped: dict[str, str], arrays: list[ArraySpec]) -> None:
+    if not skipped:
+        return
+    listed = "; ".join(f"{key}: {reason}" for key, reason in skipped.items())
+    if not arrays:
+        raise CaptureError(f"nothing of the chosen sites can be stored sample by sample: {listed}")
+    warnings.warn(f"not stored: {listed}", stacklevel=5)
+
+
+def _name_axes(shape: tuple[int, ...], kind: str) -> tuple[str, ...]:
+    if len(shape) == 2 and kind in _TOKEN_MODULES:
+        return ("token", "channel")
+    known = (*_AXES.get(len(shape), ("channel", "z", "y", "x")),)
+    return known[: len(shape)] + tuple(f"axis_{n}" for n in range(len(known) + 1, len(shape) + 1))
+
+
+def _stored_dtype(dtype: torch.dtype) -> str:
+    return "float32" if dtype == torch.bfloat16 else str(dtype).removeprefix("torch.")
