@@ -63,7 +63,10 @@ def arrange(count: int, tile: tuple[int, int], *, columns: int | None, label_wid
         columns = round(math.sqrt(count * cell[0] / cell[1]))
         if count <= 3 and cell[1] < 2 * cell[0]:
             columns = count
-        elif columns > 5 and count > 16:
+        elif count <= 16:
+            nearby = (columns, columns - 1, columns + 1)
+            columns = min((n for n in nearby if n > 0), key=lambda n: -count % n)
+        elif columns > 5:
             # The rows then begin with round numbers.
             columns = 8 * round(columns / 8)
     elif columns < 1:

@@ -152,12 +152,11 @@ def _draw_key(page: Image.Image, draw: ImageDraw.ImageDraw, key: Key, x: int, y:
         draw.line((right, y, right, bottom), fill=_colours.SOFT_INK)
         for tick in (y, bottom):
             draw.line((right - 4, tick, right, tick), fill=_colours.SOFT_INK)
-    places = [(y, "la", key.high), (bottom, "ls", key.low)]
+    # Two pixels up, so that the top of the figures meets the top of the bar.
+    places: list[tuple[float, str, str]] = [(y - 2, "la", key.high), (bottom, "ls", key.low)]
     if key.height >= 3 * line_height(SMALL):
         places.append(((y + bottom) / 2, "lm", key.middle))
     for place, anchor, text in places:
-        if anchor == "la":
-            place -= 2
         write(draw, (right + 6, place), text, SMALL, _colours.INK, anchor)
 
 

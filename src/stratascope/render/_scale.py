@@ -14,7 +14,7 @@ from stratascope.render._text import number, numbers, share
 _SIGNED_FROM = 0.01
 # A range which starts above this part of its end is shown from its own start, not from zero.
 _OFFSET_FROM = 0.2
-# Among fewer values than this none can be called an outlier.
+# Among fewer values than this none can be called an outlier, and the ends are the percentiles.
 _FEW = 16
 
 
@@ -121,7 +121,7 @@ def fit_scale(array: Any, *, percentile: float = 99.5) -> Scale:
         ValueError: `percentile` is not from 50 to 100.
 
     >>> fit_scale([[0.0, 1.0], [2.0, 3.0]]).extent
-    '0 to 2.98'
+    '0 to 3'
     """
     return fit_values(as_values(array).array, percentile)
 
@@ -198,15 +198,19 @@ def positions(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
 
 def _upper(values: NDArray[np.float64], percentile: float) -> float:
     """Give a percentile that in a small array does not lean on a lone outlier."""
+    if values.size < _FEW:
+        return float(values.max())
     below, above, part = _neighbours(values, percentile)
     between = below + (above - below) * part
-    return between if between <= 2 * below or values.size < _FEW else below
+    return between if between <= 2 * below else below
 
 
 def _lower(values: NDArray[np.float64], percentile: float) -> float:
+    if values.size < _FEW:
+        return float(values.min())
     below, above, part = _neighbours(values, percentile)
     between = below + (above - below) * part
-    return between if between >= above / 2 or values.size < _FEW else above
+    return between if between >= above / 2 else above
 
 
 def _neighbours(values: NDArray[np.float64], percentile: float) -> tuple[float, float, float]:
