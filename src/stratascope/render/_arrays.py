@@ -41,7 +41,7 @@ def as_values(source: Any, *, what: str = "array") -> Values:
 
 def _as_numpy(source: Any) -> NDArray[Any]:
     if not (hasattr(source, "detach") and hasattr(source, "cpu")):
-        return np.asanyarray(source)
+        return source if isinstance(source, np.ma.MaskedArray) else np.asarray(source)
     tensor = source.detach()
     if getattr(tensor, "is_sparse", False):
         tensor = tensor.to_dense()

@@ -60,18 +60,22 @@ def arrange(count: int, tile: tuple[int, int], *, columns: int | None, label_wid
     """Arrange tiles, near-square where the number of columns is left open."""
     cell = (line_height(TINY) + 2 + tile[0] + _GUTTER, max(tile[1] + 2, label_width) + _GUTTER)
     if columns is None:
-        columns = round(math.sqrt(count * cell[0] / cell[1]))
-        if count <= 3 and cell[1] < 2 * cell[0]:
-            columns = count
-        elif count <= 16:
-            nearby = (columns, columns - 1, columns + 1)
-            columns = min((n for n in nearby if n > 0), key=lambda n: -count % n)
-        elif columns > 5:
-            # The rows then begin with round numbers.
-            columns = 8 * round(columns / 8)
+        columns = _near_square(count, cell)
     elif columns < 1:
         raise ValueError(f"columns must be at least 1, got {columns!r}")
     return Sheet(count, max(1, min(columns, count)), tile, cell)
+
+
+def _near_square(count: int, cell: tuple[int, int]) -> int:
+    exact = max(1, round(math.sqrt(count * cell[0] / cell[1])))
+    if count <= 3 and cell[1] < 2 * cell[0]:
+        return count
+    if exact >= 20:
+        # The rows then begin with round numbers.
+        return 8 * round(exact / 8)
+    spare = max(1, exact // 3)
+    nearby = range(max(min(2, exact), exact - spare), exact + spare + 1)
+    return min(nearby, key=lambda n: (-count % n, abs(n - exact), -n))
 
 
 def place(tiles: NDArray[Any], sheet: Sheet, *, paper: Any, edge: Any) -> NDArray[Any]:

@@ -104,7 +104,10 @@ class Channels:
 
     def badges(self, room: int) -> list[tuple[int, str]]:
         """Give the text on each constant tile, as much of it as fits."""
-        badges = []
+        badges: list[tuple[int, str]] = []
+        # With a range of its own, a channel is called constant beside its number.
+        if self.scope == "channel":
+            return badges
         for k in np.flatnonzero(self.dead & self.badged).tolist():
             value = number(only_value(self.values[k]))
             fits = (text for text in (f"const {value}", "const") if width(text, TINY) < room)

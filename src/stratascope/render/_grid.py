@@ -16,6 +16,7 @@ from stratascope.render._text import count
 
 _ACROSS = 960
 _SMALLEST, _LARGEST = 30, 320
+_LARGEST_BLOCK = 48
 
 
 def grid(
@@ -69,7 +70,7 @@ def grid(
     layer = prepare(numeric, names, scope, scale, percentile, badged=True)
     steps = _paint.stride(numeric.shape[1:], layer.count)
     shown = layer.values[:, :: steps[0], :: steps[1]]
-    zoom = _paint.enlargement(shown.shape[1:], target(layer.count))
+    zoom = _paint.enlargement(shown.shape[1:], target(layer.count, shown.shape[1:]))
     tile = shown.shape[1] * zoom[0], shown.shape[2] * zoom[1]
     sheet = arrange(layer.count, tile, columns=columns, label_width=layer.label_width)
     body = layer.labelled(_tiles(shown, layer, zoom, sheet), sheet)
@@ -85,9 +86,14 @@ def grid(
     return compose(body, title=title, caption=caption, notes=notes, key=key, scale=layer.whole)
 
 
-def target(channels: int) -> int:
-    """Give the wanted length in pixels of the longer side of a tile."""
-    return max(_SMALLEST, min(_LARGEST, int(_ACROSS / channels**0.5)))
+def target(channels: int, shape: tuple[int, ...]) -> int:
+    """Give the wanted length in pixels of the longer side of a tile.
+
+    >>> target(64, (32, 32)), target(64, (1, 1)), target(2048, (64, 64))
+    (120, 48, 30)
+    """
+    room = min(_LARGEST, _ACROSS / channels**0.5, _LARGEST_BLOCK * max(shape))
+    return max(_SMALLEST, int(room))
 
 
 def _tiles(

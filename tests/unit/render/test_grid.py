@@ -52,6 +52,13 @@ def test_the_tiles_have_room_and_are_near_square(count):
     assert 1 / 4 < height / width < 4
 
 
+@pytest.mark.parametrize(
+    ("count", "columns"), [(8, 4), (12, 4), (64, 8), (100, 10), (128, 16), (256, 16)]
+)
+def test_a_round_number_of_channels_fills_its_rows(count, columns):
+    assert _cells.arrange(count, (60, 60), columns=None, label_width=24).columns == columns
+
+
 def test_a_wide_label_widens_the_cell():
     assert _cells.arrange(9, (30, 30), columns=3, label_width=90).cell[1] > 90
 
@@ -89,6 +96,10 @@ def test_each_channel_may_have_its_own_range(rng):
     assert highs[0] < highs[1] < highs[2]
     assert layer.remarks[0] == layer.scales[0].extent
     assert "own range" in layer.caption
+    values[1] = 4
+    layer = prepared(values, "channel")
+    assert layer.remarks[1] == "const 4"
+    assert layer.badges(100) == []
     picture = render.grid(values, scope="channel")
     assert (picture.shape != render.grid(values).shape) or (picture != render.grid(values)).any()
 
