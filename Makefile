@@ -35,7 +35,7 @@ bench: $(VENV)/.dev  ## print the ratios: capture, extract, memory
 	$(BIN)/python benchmarks/memory.py
 
 docs: $(VENV)/.dev  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove what the other targets made, .venv included
 	rm -rf $(VENV) site dist demo .pytest_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks

@@ -10,7 +10,7 @@ StratascopeError
 └── MissingExtraError   (also ImportError)   an optional package that is not installed
 ```
 
-Each is also the built-in error that a caller would expect, so catching it needs no import from here.
+Each is also the built-in error that a caller would expect, so catching it needs no import of this.
 Messages say what must be what, what came instead, and what to do.
 """
 

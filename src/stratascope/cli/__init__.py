@@ -1,0 +1,96 @@
+"""The command line: a thin shell over the public API.
+
+Commands are named here and loaded when they run, so that ``--help`` needs no torch.
+"""
+
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from stratascope.errors import (
+    MissingExtraError,
+    SiteNotFoundError,
+    StratascopeError,
+    UsageError,
+)
+
+_WRONG_USAGE = (UsageError, SiteNotFoundError, MissingExtraError)
+_COMMANDS = {
+    "demo": "Train two small networks on real seismograms, capture, store and draw every layer.",
+    "sites": "List the sites of a model: class, shape, parameters.",
+    "extract": "Run a data set through a model and write what its sites hold to a store.",
+    "render": "Draw a store's activations as PNG pictures.",
+    "doctor": "Show versions, devices, extras and free disk space.",
+}
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("stratascope")
+
+
+app = App(
+    name="stratascope",
+    help="See inside a neural network: capture what every layer makes of every input.\n\n"
+    "`--debug` anywhere shows the traceback of an error.",
+    version=_version,
+    result_action="return_value",
+)
+for _name, _help in _COMMANDS.items():
+    app.command(f"stratascope.cli._{_name}:{_name}", name=_name, help=_help)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The words after the program's name; None takes them from the system.
+
+    Returns:
+        0 when all went well, 1 when it failed, 2 when the command line was wrong.
+
+    >>> main(["sites", "nowhere.py:model"])
+    2
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = _show_note
+            app(words, exit_on_error=False)
+    except CycloptsError:
+        return 2  # said already
+    except KeyboardInterrupt as stop:
+        _explain(["stopped", *getattr(stop, "__notes__", [])])
+        return 1
+    except BrokenPipeError:
+        # The reader of a pipe, such as head, has seen enough.
+        sys.stderr.close()
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last place where an error becomes a sentence
+        return _report(error, debug=debug)
+    return 0
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    elif isinstance(error, StratascopeError | ValueError | OSError):
+        _explain([f"error: {error}"])
+    else:
+        _explain([f"error: {type(error).__name__}: {error}", "--debug shows where it came from"])
+    return 2 if isinstance(error, _WRONG_USAGE) else 1
+
+
+def _explain(lines: list[str]) -> None:
+    print(*lines, sep="\n", file=sys.stderr)  # noqa: T201 - this is what a command line does
+
+
+def _show_note(message: Warning | str, *_: object) -> None:
+    _explain([f"note: {message}"])

@@ -1,0 +1,183 @@
+"""Models and data named on the command line, as ``package.module:function``."""
+
+import importlib
+import importlib.util
+import inspect
+import pickle
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stratascope._optional import require
+from stratascope.errors import UsageError
+from stratascope.sites import suggest
+
+_SHOWN_KEYS = 3
+
+
+def load_model(target: str, weights: Path | None = None) -> nn.Module:
+    """Load a model, and its weights if there are any.
+
+    Args:
+        target: A function that builds the model without arguments, a module class, or a module.
+        weights: A ``.pt`` or ``.safetensors`` file of a state dict; no code in it is run.
+
+    Raises:
+        UsageError: Something of it cannot be loaded, or does not fit.
+    """
+    made = _call(target, _load_object(target), unless=nn.Module)
+    if not isinstance(made, nn.Module):
+        raise UsageError(
+            f"{target} must give a torch.nn.Module, got {type(made).__name__}: name a function "
+            "that returns the model"
+        )
+    if weights is not None:
+        _load_weights(made, weights)
+    return made
+
+
+def load_data(target: str) -> Any:
+    """Load data: a ``.npy`` file, memory-mapped, or what a function gives.
+
+    Raises:
+        UsageError: It cannot be loaded.
+    """
+    if target.endswith(".npy"):
+        path = Path(target)
+        if not path.is_file():
+            raise UsageError(f"the data file {target} does not exist")
+        try:
+            return np.load(path, mmap_mode="r")
+        except (ValueError, EOFError, OSError) as error:
+            raise UsageError(f"{target} is not a NumPy file of numbers: {error}") from error
+    found = _load_object(target)
+    return _call(target, found, unless=()) if _builds(found) else found
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Read ``1x3x224x224``.
+
+    Raises:
+        UsageError: It is no shape.
+
+    >>> parse_shape("1x3x224x224")
+    (1, 3, 224, 224)
+    """
+    parts = text.replace(",", "x").split("x")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"a shape must be whole numbers such as 1x3x224x224, got {text!r}")
+    return tuple(int(part) for part in parts)
+
+
+def _builds(found: Any) -> bool:
+    return inspect.isroutine(found) or isinstance(found, type)
+
+
+def _call(target: str, found: Any, *, unless: type | tuple[type, ...]) -> Any:
+    if isinstance(found, unless) or not callable(found):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise UsageError(
+            f"{target} could not be called without arguments: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _load_object(target: str) -> Any:
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise UsageError(
+            "a model or data set must be named as package.module:function or "
+            f"path/to/file.py:function, got {target!r}"
+        )
+    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            names = [known for known in vars(module) if not known.startswith("_")]
+            raise UsageError(f"{place} has no {name!r}.{suggest(name, names)}")
+        found = getattr(found, part)
+    return found
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"the file {path} does not exist")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # As python path/to/file.py does: files beside it can be imported, classes can be pickled.
+    sys.path.insert(0, str(path.resolve().parent))
+    sys.modules.setdefault(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"{path} does not import: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    # As python -m does: packages in the working folder are found.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        hint = ": a file is named with .py, as path/to/file.py:function" if "/" in name else ""
+        raise UsageError(
+            f"{name} does not import: {type(error).__name__}: {error}{hint}"
+        ) from error
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    state = _read_weights(path)
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    unknown = [name for name in state if name not in own]
+    misfits = [
+        f"{name} {tuple(value.shape)} for {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:_SHOWN_KEYS])}{' …' * (len(names) > _SHOWN_KEYS)})"
+        for what, names in (
+            ("missing", missing),
+            ("unknown", unknown),
+            ("of another shape", misfits),
+        )
+        if names
+    ]
+    if problems:
+        raise UsageError(
+            f"the weights of {path} do not fit {type(model).__name__}: {', '.join(problems)}. "
+            "Give the weights of this architecture, or the architecture of these weights"
+        )
+    model.load_state_dict(state)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UsageError(f"the weights file {path} does not exist")
+    if path.suffix == ".safetensors":
+        return require("safetensors.torch", extra="safetensors").load_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{path} is not a file of weights that can be loaded without running its code: save "
+            f"model.state_dict() with torch.save ({str(error).splitlines()[0]})"
+        ) from error
+    # Trainers save the state dict beside their own.
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UsageError(f"{path} must hold a state dict, got {type(state).__name__}")
+    return state
