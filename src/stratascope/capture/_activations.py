@@ -43,15 +43,15 @@ class Activations(Mapping[Site, Any]):
     """What the chosen sites of a network held in one forward pass, in the order of execution.
 
     A read-only mapping from `Site` to the value that flowed there: a tensor, or the tuple, list,
-    dict or dataclass of tensors that the module passes. Any text of the site language finds its
-    value: ``acts["enc.3"]``, ``acts["relu@-1"]``, ``acts["Conv1d[5]"]``.
+    dict or dataclass of tensors that the module passes. Look-ups take a site or its text:
+    ``acts["enc.3"]``, ``acts["relu@-1"]``, and ``acts["Conv1d[5]"]`` where it was asked for so.
 
     Raises:
         SiteNotFoundError: On a look-up of what was not captured; the message says what was.
 
     >>> import torch, stratascope as ss
     >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
-    >>> with ss.tap(model, "**") as acts:
+    >>> with ss.tap(model, ["**", "Conv1d[1]"]) as acts:
     ...     _ = model(torch.zeros(2, 1, 10))
     >>> [str(site) for site in acts]
     ['0', '1']
