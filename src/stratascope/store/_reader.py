@@ -291,9 +291,10 @@ class StoredArray:
         lists = [part for part in index if isinstance(part, list | np.ndarray)]
         try:
             if not lists:
-                return np.asarray(array[index])
+                # zarr spells the byte order out, which would show in every repr.
+                return np.asarray(array[index]).view(self.dtype)
             if len(lists) == 1:
-                return np.asarray(array.oindex[index])
+                return np.asarray(array.oindex[index]).view(self.dtype)
         except IndexError:
             raise
         except (ValueError, RuntimeError, OSError) as error:
