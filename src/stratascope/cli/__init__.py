@@ -39,6 +39,7 @@ app = App(
     "`--debug` anywhere shows the traceback of an error.",
     version=_version,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 for _name, _help in _COMMANDS.items():
     app.command(f"stratascope.cli._{_name}:{_name}", name=_name, help=_help)

@@ -1,0 +1,63 @@
+"""What the benchmarks share: a settled allocator, interleaved runs, printed ratios."""
+
+import ctypes
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_LARGE = 1 << 30
+
+
+def settle_allocator() -> bool:
+    """Keep freed memory in the process, so that page faults do not outweigh what is measured.
+
+    Returns:
+        Whether the C library is glibc and took the settings.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return all(
+        mallopt(option, value)
+        for option, value in (
+            (_M_TRIM_THRESHOLD, _LARGE),
+            (_M_TOP_PAD, 64 << 20),
+            (_M_MMAP_THRESHOLD, _LARGE),
+        )
+    )
+
+
+def interleave(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time the variants in turns, after one untimed run of each.
+
+    Returns:
+        Seconds of each run, by variant.
+    """
+    for run in variants.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
+    """Divide the medians of two variants."""
+    return statistics.median(seconds[name]) / statistics.median(seconds[base])
+
+
+def report(title: str, rows: dict[str, float], path: Path | None = None) -> None:
+    """Print figures under a title, and write them as JSON where a path is given."""
+    print(title)
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"  {name:<{width}}  {value:,.3f}")
+    if path is not None:
+        path.write_text(json.dumps({"title": title, **rows}, indent=2) + "\n")
