@@ -1,5 +1,6 @@
 """The store: activations of a data set as plain Zarr v3, streamed to disk, read without torch."""
 
+from stratascope.store._commit import is_vacant
 from stratascope.store._layout import (
     DTYPES,
     UNIT_MULTIPLE,
@@ -22,6 +23,7 @@ __all__ = [
     "Store",
     "StoredArray",
     "find_root",
+    "is_vacant",
     "open_store",
     "read_spec",
 ]

@@ -50,6 +50,13 @@ def committed_units(commits: Path) -> set[int]:
 
 
 def stale_files(*folders: Path) -> Iterator[Path]:
-    """Find what a killed run left half written."""
+    """Find what a killed run left half written, at any depth."""
     for folder in folders:
         yield from folder.rglob(f"*{TEMPORARY}*")
+
+
+def is_vacant(root: Path) -> bool:
+    """Tell whether a store may begin here: nothing is there, or what a kill at its birth left."""
+    if not root.exists():
+        return True
+    return root.is_dir() and all(TEMPORARY in entry.name for entry in root.iterdir())

@@ -248,7 +248,11 @@ def coordinate_metadata(samples: int) -> dict[str, Any]:
         "chunk_grid": _regular((COORDINATE_CHUNK,)),
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": 0,
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+            {"name": "crc32c"},
+        ],
         "attributes": {"description": "index of the sample in the data set"},
         "dimension_names": ["sample"],
         "storage_transformers": [],

@@ -64,7 +64,7 @@ def find_root(path: Path) -> Path:
     if not (path / RUN_FILE).is_file():
         problem = "does not exist" if not path.exists() else "is not a stratascope store"
         raise StoreError(f"{path} {problem}: expected a folder that stratascope extract wrote")
-    run = json.loads((path / RUN_FILE).read_text())
+    run = _read_json(path / RUN_FILE)
     if run.get("format") != FORMAT:
         raise StoreError(f"{path} is not a stratascope store: its run.json is another program's")
     if run.get("layout") != LAYOUT_VERSION:
@@ -77,12 +77,24 @@ def find_root(path: Path) -> Path:
 
 def list_steps(root: Path) -> list[int]:
     """List the steps of a store, in order."""
-    return sorted(int(spec.parent.name) for spec in (root / COMMITS).glob("*/spec.json"))
+    names = [spec.parent.name for spec in (root / COMMITS).glob("*/spec.json")]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def read_spec(paths: Paths) -> StepSpec:
     """Read what a step holds."""
-    return StepSpec.from_json(json.loads(paths.spec.read_text()))
+    try:
+        return StepSpec.from_json(_read_json(paths.spec))
+    except (KeyError, TypeError) as error:
+        raise StoreError(f"{paths.spec} is damaged: it must describe a step ({error})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(path.read_text())
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: it must be JSON ({error})") from error
+    return plain if isinstance(plain, dict) else {}
 
 
 class Store(Mapping[str, Any]):
@@ -142,14 +154,14 @@ class Store(Mapping[str, Any]):
         if self._spec.samples is not None:
             return self._spec.samples
         if self.complete:
-            return int(json.loads(self._paths.complete.read_text())["samples"])
+            return int(_read_json(self._paths.complete)["samples"])
         return max(self.committed_ranges(), default=range(0), key=lambda span: span.stop).stop
 
     @property
     def nbytes(self) -> int:
         """Bytes of the committed shards on disk."""
         units = sorted(committed_units(self._paths.commits))
-        manifests = [json.loads(self._paths.manifest(unit).read_text()) for unit in units]
+        manifests = [_read_json(self._paths.manifest(unit)) for unit in units]
         return sum(file["bytes"] for m in manifests for file in m["files"].values())
 
     def at(self, step: int) -> "Store":
@@ -167,7 +179,7 @@ class Store(Mapping[str, Any]):
         for unit in sorted(committed_units(self._paths.commits)):
             start, stop = unit * self._spec.unit, (unit + 1) * self._spec.unit
             if known is None:
-                stop = json.loads(self._paths.manifest(unit).read_text())["stop"]
+                stop = _read_json(self._paths.manifest(unit))["stop"]
             else:
                 stop = min(stop, known)
             if ranges and ranges[-1].stop == start:
@@ -286,7 +298,7 @@ class StoredArray:
 
     def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
         index = index if isinstance(index, tuple) else (index,)
-        self._check_present(index[0] if index else slice(None))
+        wanted = self._check_present(index[0] if index else slice(None))
         array = self._open()
         lists = [part for part in index if isinstance(part, list | np.ndarray)]
         try:
@@ -299,8 +311,9 @@ class StoredArray:
             raise
         except (ValueError, RuntimeError, OSError) as error:
             raise StoreError(
-                f"step {self._store.step}, site '{self._spec.site}', samples {index[0]!r} cannot "
-                f"be read: {error}. The shard is damaged; other samples and sites are not touched"
+                f"step {self._store.step}, site '{self._spec.site}', samples {wanted.min()} to "
+                f"{wanted.max()} cannot be read: {error}. A shard is damaged; other samples and "
+                "sites are not touched"
             ) from error
         raise IndexError("index with one list or mask at a time; index the result for more")
 
@@ -321,8 +334,8 @@ class StoredArray:
             self._array = zarr.open_array(path, mode="r")
         return self._array
 
-    def _check_present(self, index: Any) -> None:
-        """Refuse to read fill values in place of samples that were never written or got lost."""
+    def _check_present(self, index: Any) -> np.ndarray[Any, Any]:
+        """List the samples of an index; refuse fill values in place of those that are not there."""
         samples, unit = self.shape[0], self._store.unit
         if isinstance(index, int | np.integer):
             if not -samples <= index < samples:
@@ -347,3 +360,4 @@ class StoredArray:
                     f"{number * unit} to {min(samples, (number + 1) * unit) - 1} are lost: "
                     f"{shard} is not there. Other samples and sites are not touched"
                 )
+        return wanted

@@ -2,6 +2,8 @@
 
 import contextlib
 import errno
+import functools
+import json
 import queue
 import shutil
 import threading
@@ -11,9 +13,11 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from numcodecs.zstd import Zstd
 
 from stratascope.errors import DataError, StoreError
 from stratascope.store._commit import (
+    TEMPORARY,
     committed_units,
     stale_files,
     sync_folders,
@@ -34,7 +38,11 @@ from stratascope.store._layout import (
 from stratascope.store._shards import ShardWriter
 
 _QUEUED_BATCHES = 2
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = {
+    errno.ENOSPC: "is full",
+    errno.EDQUOT: "is full for you: your quota is used up",
+    errno.EFBIG: "is full for so large a file: ulimit -f sets a limit",
+}
 
 Convert = Callable[[Any], np.ndarray[Any, Any]]
 
@@ -62,12 +70,12 @@ class StepWriter:
         self._convert = convert
         self._open: _Unit | None = None
         self._error: BaseException | None = None
-        self._queue: queue.Queue[tuple[int, Mapping[str, Any]] | None] = queue.Queue(
-            _QUEUED_BATCHES
-        )
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED_BATCHES)
         with _explaining(root):
             self.committed = committed_units(self._paths.commits)
-            # Where the length is unknown, the committed units are the whole first ones.
+            if spec.samples is None:
+                self._reopen_last_unit()
+            # Where the length is unknown, the committed units are now the whole first ones.
             known = spec.samples
             self._samples = len(self.committed) * spec.unit if known is None else known
             self._prepare()
@@ -82,7 +90,9 @@ class StepWriter:
             DataError: An earlier batch had another shape.
         """
         self._raise_error()
-        self._queue.put((start, values))
+        if not self._thread.is_alive():
+            raise StoreError(f"step {self.spec.step} of {self._paths.root} is closed already")
+        self._queue.put(functools.partial(self._write_batch, start, values))
 
     def finish(self) -> None:
         """Commit what is left and mark the step complete.
@@ -91,15 +101,11 @@ class StepWriter:
             StoreError: Something could not be written.
             DataError: The data ended before the number of samples that was announced.
         """
+        self._raise_error()
+        # On the thread too: Blosc uses several threads of its own when called from the main one.
+        self._queue.put(self._complete)
         self._stop()
         self._raise_error()
-        with _explaining(self._paths.root):
-            if self.spec.samples is not None:
-                self._check_all_came(self.spec.samples)
-            elif self._open is not None:
-                self._commit(self._open)
-            self._write_metadata(self._samples)
-            write_whole(self._paths.complete, encode_json({"samples": self._samples}))
 
     def abort(self) -> None:
         """Write what is queued, drop the unfinished unit; a later run can continue from there."""
@@ -108,9 +114,37 @@ class StepWriter:
             self._open.discard()
             self._open = None
 
+    @property
+    def samples_committed(self) -> int:
+        """Number of samples that a later run need not do again."""
+        whole = len(self.committed) * self.spec.unit
+        return min(whole, self._samples)
+
+    def _complete(self) -> None:
+        if self.spec.samples is not None:
+            self._check_all_came(self.spec.samples)
+        elif self._open is not None:
+            self._commit(self._open)
+        self._write_metadata(self._samples)
+        write_whole(self._paths.complete, encode_json({"samples": self._samples}))
+
+    def _reopen_last_unit(self) -> None:
+        """Give back a unit that ended with the data: a run killed then never said that it did."""
+        if not self.committed:
+            return
+        last = max(self.committed)
+        manifest = self._paths.manifest(last)
+        if json.loads(manifest.read_text())["stop"] < (last + 1) * self.spec.unit:
+            manifest.unlink()
+            self.committed.remove(last)
+
     def _prepare(self) -> None:
-        for path in list(stale_files(self._paths.group, self._paths.commits)):
-            path.unlink()
+        root, data = self._paths.root, self._paths.group.parent
+        stale = [*stale_files(self._paths.group, self._paths.commits)]
+        # The other steps may be in the works; only what lies beside them is of this one's concern.
+        stale += [path for folder in (root, data) for path in folder.glob(f"*{TEMPORARY}*")]
+        for path in stale:
+            path.unlink(missing_ok=True)
         run = {"format": FORMAT, "layout": LAYOUT_VERSION}
         write_whole(self._paths.run, encode_json(run))
         if not self._paths.spec.exists():
@@ -139,19 +173,20 @@ class StepWriter:
         values = np.zeros(COORDINATE_CHUNK, dtype="<i8")
         known = self._sample_index
         values[: last - first] = np.arange(first, last) if known is None else known[first:last]
-        content = values.tobytes()
+        content = Zstd(level=1).encode(values.tobytes())
         checksum = google_crc32c.value(content).to_bytes(4, "little")
         write_whole(self._paths.group / "sample" / "c" / str(chunk), content + checksum)
 
     def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (job := self._queue.get()) is not None:
             # After an error the queue is emptied, so that the caller never waits for a dead thread.
             if self._error is None:
                 try:
                     with _explaining(self._paths.root):
-                        self._write_batch(*item)
+                        job()
                 except BaseException as error:  # noqa: BLE001 - raised again by the next call
                     self._error = error
+            del job  # its batch must not wait in memory for the next one
 
     def _write_batch(self, start: int, values: Mapping[str, Any]) -> None:
         rows = {array.key: self._checked(array, values[array.key]) for array in self.spec.arrays}
@@ -193,25 +228,30 @@ class StepWriter:
             raise DataError(f"data must have {samples} samples, as it said, but ended after {came}")
 
     def _commit(self, unit: "_Unit") -> None:
-        self.bytes_written += unit.commit()
+        files = unit.publish()
+        if self.spec.samples is None:
+            # Before the manifest: what it commits must lie within the arrays' shapes.
+            self._grow_metadata(unit.stop)
+        manifest = {"unit": unit.number, "start": unit.start, "stop": unit.stop, "files": files}
+        write_whole(self._paths.manifest(unit.number), encode_json(manifest))
+        self.bytes_written += sum(file["bytes"] for file in files.values())
         self.committed.add(unit.number)
         self._open = None
-        if self.spec.samples is None:
-            self._samples = max(self._samples, unit.stop)
-            self._grow_metadata()
 
-    def _grow_metadata(self) -> None:
+    def _grow_metadata(self, samples: int) -> None:
+        before, self._samples = self._samples, samples
         for array in self.spec.arrays:
-            metadata = encode_json(array_metadata(array, self.spec, self._samples))
+            metadata = encode_json(array_metadata(array, self.spec, samples))
             write_whole(self._paths.group / array.key / "zarr.json", metadata)
-        last = (self._samples - 1) // COORDINATE_CHUNK
-        self._write_coordinate(last, self._samples)
+        for chunk in range(before // COORDINATE_CHUNK, -(-samples // COORDINATE_CHUNK)):
+            self._write_coordinate(chunk, samples)
         path = self._paths.group / "sample" / "zarr.json"
-        write_whole(path, encode_json(coordinate_metadata(self._samples)))
+        write_whole(path, encode_json(coordinate_metadata(samples)))
 
     def _stop(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -239,19 +279,13 @@ class _Unit:
             self._shards[key].append(part)
         self.stop += len(next(iter(rows.values())))
 
-    def commit(self) -> int:
+    def publish(self) -> dict[str, dict[str, int]]:
+        """Give the shards their names; without the manifest they do not count yet."""
         files = {key: shard.finish() for key, shard in self._shards.items()}
         for shard in self._shards.values():
             shard.temporary.replace(shard.path)
         sync_folders(shard.path.parent for shard in self._shards.values())
-        manifest = {
-            "unit": self.number,
-            "start": self.start,
-            "stop": self.stop,
-            "files": files,
-        }
-        write_whole(self._paths.manifest(self.number), encode_json(manifest))
-        return sum(file["bytes"] for file in files.values())
+        return files
 
     def discard(self) -> None:
         for shard in self._shards.values():
@@ -266,11 +300,12 @@ def _explaining(root: Path) -> Any:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
-            free = shutil.disk_usage(root if root.exists() else root.parent).free
+            there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+            free = shutil.disk_usage(there).free
             raise StoreError(
-                f"the disk of {root} is full ({free / 1e6:,.0f} MB free). What is committed is "
-                "kept: free some space and run the same again with resume=True (--resume), or "
-                "store less with dtype='float16', a transform or fewer sites"
+                f"the disk of {root} {_NO_SPACE[error.errno]} ({free / 1e6:,.0f} MB free). What is "
+                "committed is kept: make room and run the same again with resume=True (--resume), "
+                "or store less with dtype='float16', a transform or fewer sites"
             ) from error
         raise StoreError(
             f"{error.filename or root} cannot be written: {error.strerror or error}. Choose "
