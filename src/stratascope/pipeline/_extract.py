@@ -15,7 +15,7 @@ from stratascope.errors import CaptureError, DataError, StoreError
 from stratascope.pipeline._fingerprint import describe_model, describe_transform, differences
 from stratascope.pipeline._plan import plan
 from stratascope.pipeline._progress import ProgressBar
-from stratascope.pipeline._source import Batch, Source, make_source
+from stratascope.pipeline._source import Batch, Source, digest_batch, make_source
 from stratascope.pipeline._transfer import placed, run_forward, span, stage, to_numpy
 from stratascope.pipeline._values import Value, collect_values, describe_arrays
 from stratascope.sites import Selector
@@ -26,9 +26,12 @@ from stratascope.store import (
     StepWriter,
     Store,
     find_root,
+    is_vacant,
     open_store,
     read_spec,
 )
+
+_USED_UP = "a generator that was used goes on where it stopped, so make it anew"
 
 
 def extract(
@@ -93,6 +96,7 @@ def extract(
     if step < 0:
         raise ValueError(f"step must not be negative, got {step}")
     root = Path(to)
+    sites = tuple(sites) if isinstance(sites, Iterator) else sites
     matches = match_forward_sites(model, sites)
     source = make_source(data, batch_size=batch_size, limit=limit)
     parsed = _parse_dtype(dtype)
@@ -111,7 +115,8 @@ def extract(
     if spec is None or not paths.complete.exists():
         handle = tap(model, sites, dtype=parsed, transform=transform)
         run = _Run(root, step, source, settings, spec)
-        with placed(model, device) as place, evaluating(model), torch.no_grad(), handle:
+        # The hooks are on already: they must go even if the model cannot be moved.
+        with handle, placed(model, device) as place, evaluating(model), torch.no_grad():
             run.execute(model, handle, place, progress=progress)
     return open_store(root, step=step)
 
@@ -151,9 +156,32 @@ class _Run:
             raise
 
     def _missing_batches(self) -> Iterator[Batch]:
-        committed = set() if self._writer is None else self._writer.committed
-        for missing in plan(self._source.samples, self._unit, set(committed)):
-            yield from self._source.batches(missing.start, missing.stop)
+        committed = set() if self._writer is None else set(self._writer.committed)
+        done = came = 0
+        for missing in plan(self._source.samples, self._unit, committed):
+            # What has no length is watched from its beginning, to see that it is the same again.
+            first = 0 if self._source.samples is None else missing.start
+            for batch in self._source.batches(first, missing.stop):
+                came = batch.start + batch.size
+                if batch.start == 0 and self._spec is not None:
+                    self._check_beginning(batch, self._spec)
+                # A batch that reaches over a committed unit into the next gap fills both at once.
+                if batch.start >= done and came > missing.start:
+                    done = came
+                    yield batch
+            if self._source.samples is None and came < missing.start:
+                raise DataError(
+                    f"data must begin with the {missing.start} samples that are committed, but "
+                    f"ended after {came}: {_USED_UP}"
+                )
+
+    def _check_beginning(self, batch: Batch, spec: StepSpec) -> None:
+        if spec.settings["data"].get("beginning", digest_batch(batch)) != digest_batch(batch):
+            raise StoreError(
+                f"{self._root} cannot be continued: the data begins with other values than when "
+                f"its step {self._step} was begun. Restore what was, or extract to another step "
+                f"or folder; {_USED_UP}"
+            )
 
     @property
     def _unit(self) -> int:
@@ -181,6 +209,8 @@ class _Run:
 
     def _make_spec(self, values: dict[str, Value], batch: Batch) -> StepSpec:
         arrays, skipped = describe_arrays(values, batch, self._kinds)
+        if self._source.samples is None:
+            self._settings["data"]["beginning"] = digest_batch(batch)
         return StepSpec(
             step=self._step,
             samples=self._source.samples,
@@ -212,7 +242,7 @@ class _Run:
         self._writer.abort()
         if isinstance(error, KeyboardInterrupt):
             error.add_note(
-                f"{len(self._writer.committed) * self._unit} samples of step {self._step} are "
+                f"{self._writer.samples_committed} samples of step {self._step} are "
                 f"committed in {self._root}: the same call with resume=True (--resume) continues"
             )
 
@@ -224,7 +254,7 @@ def _find_spec(paths: Paths, settings: dict[str, Any], *, resume: bool) -> StepS
         StoreError: Something else, which is left as it is.
     """
     root = paths.root
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+    if is_vacant(root):
         return None
     if not paths.run.exists():
         raise StoreError(
@@ -251,7 +281,9 @@ def _find_spec(paths: Paths, settings: dict[str, Any], *, resume: bool) -> StepS
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "written_by"}
+    """Leave out what is not, or not yet, known to be of the same run."""
+    data = {name: value for name, value in settings["data"].items() if name != "beginning"}
+    return {**settings, "data": data, "written_by": None}
 
 
 def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

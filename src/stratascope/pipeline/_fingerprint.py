@@ -28,7 +28,7 @@ def describe_model(model: nn.Module) -> dict[str, str]:
     for name, value in model.state_dict().items():
         state.update(name.encode())
         if isinstance(value, Tensor):
-            state.update(_raw_bytes(value))
+            state.update(raw_bytes(value))
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "parameters": state.hexdigest()}
 
 
@@ -65,7 +65,8 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{name}", value
 
 
-def _raw_bytes(tensor: Tensor) -> bytes:
+def raw_bytes(tensor: Tensor) -> bytes:
+    """Give the values of a tensor of any type as they lie in memory."""
     plain = tensor.detach().cpu()
     if plain.is_quantized:
         plain = plain.int_repr()

@@ -14,7 +14,7 @@ class ProgressBar:
     def __init__(self, title: str, total: int | None, *, enabled: bool) -> None:
         self._title = title
         self._total = total
-        self._enabled = enabled and sys.stderr.isatty()
+        self._enabled = enabled and sys.stderr is not None and sys.stderr.isatty()
         self._began = time.monotonic()
         self._bar: Any = None
         self._task: Any = None

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
+from stratascope.capture import map_tensors
 from stratascope.errors import DataError
+from stratascope.pipeline._fingerprint import raw_bytes
 
 _PROBED_SAMPLES = 8
 
@@ -66,24 +68,37 @@ def make_source(data: Any, *, batch_size: int, limit: int | None = None) -> Sour
     """
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, got {limit}")
+    if data is None or isinstance(data, str | bytes | Mapping | nn.Module):
+        raise _wrong_kind(data)
     if isinstance(data, DataLoader):
         source = _from_loader(data)
     elif isinstance(data, IterableDataset):
         source = _Batches(DataLoader(data, batch_size=batch_size))
     elif hasattr(data, "shape") and hasattr(data, "dtype"):
         source = _Array(data, batch_size)
-    elif isinstance(data, list | tuple) or not hasattr(data, "__getitem__"):
-        if not isinstance(data, Iterable):
-            raise DataError(
-                "data must be a Dataset, a DataLoader, an array or an iterable of batches, got "
-                f"{type(data).__name__}"
-            )
+    elif hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        listed = isinstance(data, list | tuple)
+        source = _Batches(data) if listed else _from_loader(DataLoader(data, batch_size=batch_size))
+    elif isinstance(data, Iterable):
         source = _Batches(data)
     else:
-        source = _from_loader(DataLoader(data, batch_size=batch_size))
+        raise _wrong_kind(data)
     if source.samples == 0:
         raise DataError("data must have at least one sample, got none")
     return source if limit is None else _Limited(source, limit)
+
+
+def _wrong_kind(data: Any) -> DataError:
+    name = type(data).__name__
+    hint = ""
+    if isinstance(data, Mapping):
+        hint = ". Named inputs come as a Dataset or an iterable of dicts"
+    elif hasattr(data, "__getitem__") and not hasattr(data, "__len__"):
+        hint = f". A Dataset has a length: give {name} a __len__"
+    return DataError(
+        "data must be a Dataset, a DataLoader, an array or an iterable of batches, got "
+        f"{name}{hint}"
+    )
 
 
 class _Array(Source):
@@ -92,19 +107,18 @@ class _Array(Source):
     def __init__(self, array: Any, batch_size: int) -> None:
         if array.ndim < 1:
             raise DataError("data must have samples on its first axis, got a single number")
-        if array.dtype == object:
-            raise DataError("data must be an array of numbers, got one of Python objects")
+        if not isinstance(array, Tensor):
+            _check_numbers(array.dtype)
         self._array = array
         self._batch_size = batch_size
-        self._length = self.samples = len(array)
+        self._length = self.samples = int(array.shape[0])
 
     def batches(self, start: int, stop: int | None) -> Iterator[Batch]:
         size = self._batch_size
         end = self._length if stop is None else min(stop, self._length)
         for first in range(start - start % size, end, size):
             part = self._array[first : first + size]
-            # A copy: a network that works in place must not write into the caller's data.
-            tensor = part.clone() if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+            tensor = _as_tensor(part)
             yield Batch(first, len(tensor), (tensor,), {})
 
     def describe(self) -> dict[str, Any]:
@@ -127,8 +141,10 @@ class _Loader(Source):
         sizes = [len(batch) for batch in indices]
         self._starts = [0, *itertools.accumulate(sizes)]
         self.samples = self._starts[-1]
-        if not isinstance(loader.sampler, SequentialSampler):
-            self.sample_index = np.array(list(itertools.chain(*indices)), dtype=np.int64)
+        order = np.array([*itertools.chain(*indices)])
+        # A batch_sampler of the user's own hides behind a sequential sampler: look at the order.
+        if order.dtype.kind in "iu" and not np.array_equal(order, np.arange(len(order))):
+            self.sample_index = order.astype(np.int64)
 
     def batches(self, start: int, stop: int | None) -> Iterator[Batch]:
         end = self._starts[-1] if stop is None else stop
@@ -150,7 +166,13 @@ class _Loader(Source):
             multiprocessing_context=loader.multiprocessing_context,
         )
         for number, item in zip(wanted, part, strict=True):
-            yield _make_batch(self._starts[number], item)
+            batch = _make_batch(self._starts[number], item)
+            if batch.size != len(self._indices[number]):
+                raise DataError(
+                    f"a batch must have one sample for each of its {len(self._indices[number])} "
+                    f"indices, got {batch.size} from the DataLoader (its collate_fn?)"
+                )
+            yield batch
 
     def describe(self) -> dict[str, Any]:
         dataset: Any = self._loader.dataset
@@ -160,7 +182,7 @@ class _Loader(Source):
             "kind": type(dataset).__name__,
             "samples": self.samples,
             "batch_sizes": sorted({len(batch) for batch in self._indices}),
-            "order": hashlib.blake2b(np.array(order, "<i8").tobytes(), digest_size=16).hexdigest(),
+            "order": hashlib.blake2b(repr(order).encode(), digest_size=16).hexdigest(),
             "digest": _digest(_input_of(dataset[index])[0] for index in chosen),
         }
 
@@ -177,6 +199,8 @@ class _Batches(Source):
         first = 0
         for item in self._batches:
             batch = _make_batch(first, item)
+            if batch.size == 0:
+                continue
             first += batch.size
             # Batches before the start are passed over: an iterable has no other way to them.
             if first > start:
@@ -200,7 +224,8 @@ class _Limited(Source):
 
     def batches(self, start: int, stop: int | None) -> Iterator[Batch]:
         end = self._limit if stop is None else min(stop, self._limit)
-        yield from self._source.batches(start, end)
+        for batch in self._source.batches(start, end):
+            yield _cut(batch, self._limit - batch.start)
 
     def describe(self) -> dict[str, Any]:
         return {**self._source.describe(), "samples": self.samples, "limit": self._limit}
@@ -222,8 +247,38 @@ def _make_batch(start: int, item: Any) -> Batch:
             "a batch must be a tensor with the samples on its first axis, a tuple that begins with "
             f"one, or a dict of them, got {type(item).__name__}"
         )
-    args = tuple(torch.from_numpy(arg) if isinstance(arg, np.ndarray) else arg for arg in args)
-    return Batch(start, int(tensors[0].shape[0]), args, kwargs)
+    size = int(tensors[0].shape[0])
+    args = tuple(_as_tensor(arg) if isinstance(arg, np.ndarray) else arg for arg in args)
+    kwargs = {k: _as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in kwargs.items()}
+    return Batch(start, size, args, kwargs)
+
+
+def _cut(batch: Batch, size: int) -> Batch:
+    """Keep the first samples of a batch."""
+    if batch.size <= size:
+        return batch
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor[:size] if tensor.shape[:1] == (batch.size,) else tensor
+
+    args, kwargs = map_tensors(cut, (batch.args, batch.kwargs))
+    return Batch(batch.start, size, args, kwargs)
+
+
+def _as_tensor(values: Any) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    _check_numbers(values.dtype)
+    # A copy: files are read-only, and of the other byte order where they are SEG-Y.
+    return torch.from_numpy(np.array(values, dtype=np.dtype(values.dtype).newbyteorder("=")))
+
+
+def _check_numbers(dtype: Any) -> None:
+    try:
+        torch.from_numpy(np.empty(0, dtype=np.dtype(dtype).newbyteorder("=")))
+    except TypeError as error:
+        found = "Python objects" if np.dtype(dtype).kind == "O" else str(dtype)
+        raise DataError(f"data must be an array of numbers, got one of {found}") from error
 
 
 def _input_of(item: Any) -> tuple[Any, ...]:
@@ -242,10 +297,23 @@ def _spread(length: int) -> list[int]:
 def _digest(values: Iterable[Any]) -> str:
     state = hashlib.blake2b(digest_size=16)
     for value in values:
-        parts = value.values() if isinstance(value, Mapping) else (value,)
-        for part in parts:
-            if isinstance(part, Tensor):
-                part = part.detach().cpu()
-                part = part.float() if part.dtype == torch.bfloat16 else part
-            state.update(np.ascontiguousarray(part).tobytes())
+        for part in _leaves(value):
+            state.update(part)
     return state.hexdigest()
+
+
+def _leaves(value: Any) -> Iterator[bytes]:
+    if isinstance(value, Tensor):
+        yield raw_bytes(value)
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _leaves(part)
+    else:
+        plain = np.asarray(value)
+        # The bytes of an object are where it lies in memory, another place in each run.
+        yield type(value).__name__.encode() if plain.dtype == object else plain.tobytes()
+
+
+def digest_batch(batch: Batch) -> str:
+    """Say what a batch holds."""
+    return _digest([batch.args, batch.kwargs])

@@ -1,5 +1,6 @@
 """Batches to the device and through the model, values back to the host."""
 
+import itertools
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from stratascope.pipeline._source import Batch
 @contextmanager
 def placed(model: nn.Module, device: torch.device | str | None) -> Generator[torch.device | None]:
     """Run a model on a device and bring it back; without one, tell where it is."""
-    first = next(model.parameters(), None)
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
     home = None if first is None else first.device
     if device is None:
         yield home
@@ -40,7 +41,9 @@ def run_forward(
     """
 
     def move(tensor: Tensor) -> Tensor:
-        return tensor if place is None else tensor.to(place, non_blocking=True)
+        # Always a copy: a network that works in place must not write into the caller's data, and
+        # a caller that uses one buffer for all batches must not write into what was captured.
+        return tensor.clone() if place is None else tensor.to(place, non_blocking=True, copy=True)
 
     args, kwargs = map_tensors(move, (batch.args, batch.kwargs))
     try:

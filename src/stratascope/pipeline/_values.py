@@ -19,7 +19,7 @@ _TOKEN_MODULES = {
     "TransformerEncoderLayer",
 }  # fmt: skip
 _AXES = {1: ("channel",), 2: ("channel", "time"), 3: ("channel", "y", "x")}
-_COORDINATE = "sample"
+_RESERVED = ("sample", "zarr.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,15 @@ def collect_values(acts: Activations) -> dict[str, Value]:
 
 
 def _name_array(site: Site, place: str) -> str:
-    # Windows has no colon in file names; the array's attributes keep the site's own text.
-    folder = str(site).replace(":", "~")
-    folder += "~" if folder == _COORDINATE else ""
-    return f"{folder}/activation{f'.{place}' if place else ''}"
+    folder = _name_file(str(site))
+    folder += "~" if folder in _RESERVED else ""
+    return f"{folder}/activation{f'.{_name_file(place)}' if place else ''}"
+
+
+def _name_file(text: str) -> str:
+    """Write a name without what ends a folder's; the array's attributes keep the name itself."""
+    # Windows has no colon in file names.
+    return text.replace(":", "~").replace("/", "~")
 
 
 def describe_arrays(
@@ -82,7 +87,7 @@ def describe_arrays(
         dims = _name_axes(tuple(value.tensor.shape[1:]), kind)
         if value.site in several:
             # Arrays of one group share their axes by name, and these are not the same length.
-            dims = tuple(f"{name}_{value.place}" for name in dims)
+            dims = tuple(f"{name}_{_name_file(value.place)}" for name in dims)
         arrays.append(
             ArraySpec(
                 key=key,
