@@ -354,10 +354,11 @@ class StoredArray:
         paths = Paths(self._store.path, self._store.step)
         for number in np.unique(wanted // unit):
             shard = paths.shard(self._spec, int(number))
-            if not shard.exists():
+            # Zarr reads an empty file, which a power cut may leave, as if it were not there.
+            if not shard.exists() or shard.stat().st_size == 0:
                 raise StoreError(
                     f"step {self._store.step}, site '{self._spec.site}', samples "
                     f"{number * unit} to {min(samples, (number + 1) * unit) - 1} are lost: "
-                    f"{shard} is not there. Other samples and sites are not touched"
+                    f"{shard} is not there or empty. Other samples and sites are not touched"
                 )
         return wanted

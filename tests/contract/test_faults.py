@@ -1,0 +1,427 @@
+"""Whatever stops an extraction, what is committed stays and the same call does the rest."""
+
+import errno
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import stratascope as ss
+from stratascope.errors import DataError, StoreError
+from stratascope.store import Paths
+
+DRIVER = """
+import itertools, os, signal, sys, time, traceback
+from pathlib import Path
+import numpy as np, torch
+from torch.utils.data import Dataset, IterableDataset
+import stratascope as ss
+from stratascope.store._shards import ShardWriter
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Conv1d(1, 3, 3), torch.nn.ReLU())
+signals = np.random.default_rng(0).normal(size=(150, 1, 9)).astype("f4")
+root = Path(sys.argv[1])
+
+
+class Mapped(Dataset):
+    def __len__(self):
+        return 150
+
+    def __getitem__(self, index):
+        moment("read")
+        return signals[index], 0
+
+
+class Streamed(IterableDataset):
+    def __iter__(self):
+        for row in signals:
+            moment("read")
+            yield row
+
+
+def batches():
+    for first in range(0, 150, 20):
+        moment("read")
+        yield torch.from_numpy(signals[first : first + 20])
+
+
+SOURCES = {"dataset": Mapped, "stream": Streamed, "generator": batches}
+STEPS = {"before a rename": 1, "after a rename": 5, "rows": 3, "read": 4}
+REPLACE, APPEND = Path.replace, ShardWriter.append
+fatal, counts = (None, 0), {}
+
+
+def moment(name):
+    counts[name] = counts.get(name, 0) + 1
+    if fatal == (name, counts[name]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def replace(path, target):
+    moment("before a rename")
+    REPLACE(path, target)
+    moment("after a rename")
+
+
+def append(shard, rows):
+    APPEND(shard, rows)
+    moment("rows")
+
+
+Path.replace, ShardWriter.append = replace, append
+os.fsync = lambda descriptor: None  # a killed process, unlike a cut cable, loses nothing written
+
+
+def run(kind, to, fatal_moment, resume):
+    global fatal
+    fatal = fatal_moment
+    child = os.fork()
+    if child == 0:
+        try:
+            ss.extract(model, SOURCES[kind](), "1", to=to, batch_size=20, unit_size=64,
+                       resume=resume, progress=False)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+for kind in sys.argv[2:]:
+    assert run(kind, root / kind / "whole", None, False) == 0
+    for name in ("before a rename", "after a rename", "rows", "read"):
+        # Past the last such moment the run comes to its end.
+        for number in itertools.count(1, STEPS[name] * (1 if kind == "generator" else 4)):
+            to = root / kind / f"{name} {number}"
+            ended = run(kind, to, (name, number), False)
+            if ended == 0:
+                break
+            assert ended == -signal.SIGKILL, (kind, name, number, ended)
+            if number % 4 == 0:  # and once more
+                run(kind, to, (name, 4), True)
+            assert run(kind, to, None, True) == 0, (kind, name, number)
+"""
+
+
+def tree(root):
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path):
+    kinds = ["generator", "dataset", "stream"]
+    command = [sys.executable, "-c", DRIVER, str(tmp_path), *kinds]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+    for kind in kinds:
+        whole = tree(tmp_path / kind / "whole")
+        runs = [path for path in (tmp_path / kind).iterdir() if path.name != "whole"]
+        assert len(runs) > 15
+        assert [path.name for path in runs if tree(path) != whole] == []
+
+
+class Stop(Exception):
+    """What a test lets happen in the user's own code."""
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv1d(1, 3, 3), nn.ReLU())
+
+
+@pytest.fixture
+def signals():
+    return np.random.default_rng(0).normal(size=(150, 1, 9)).astype("f4")
+
+
+def run(model, data, to, **settings):
+    settings = {"batch_size": 20, "unit_size": 64, "progress": False, **settings}
+    return ss.extract(model, data, "**", to=to, **settings)
+
+
+def stopping(signals, error, after):
+    for first in range(0, len(signals), 20):
+        if first >= after:
+            raise error
+        yield torch.from_numpy(signals[first : first + 20])
+
+
+@pytest.mark.parametrize("after", [20, 80, 140])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Stop()], ids=["interrupt", "error"])
+def test_a_stopped_run_keeps_its_units_and_goes_on(tmp_path, model, signals, error, after):
+    with pytest.raises(type(error)):
+        run(model, stopping(signals, error, after), tmp_path / "s")
+    committed = tree(tmp_path / "s")
+    run(model, stopping(signals, error, 999), tmp_path / "s", resume=True)
+    run(model, stopping(signals, error, 999), tmp_path / "whole")
+
+    shards = {name: data for name, data in committed.items() if "/1/activation/c/" in name}
+    assert len(shards) == after // 64
+    assert shards.items() <= tree(tmp_path / "s").items()
+    assert tree(tmp_path / "s") == tree(tmp_path / "whole")
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path, model, signals):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(model, stopping(signals, KeyboardInterrupt(), 80), tmp_path / "s")
+
+    assert caught.value.__notes__ == [
+        f"64 samples of step 0 are committed in {tmp_path / 's'}: the same call with resume=True "
+        "(--resume) continues"
+    ]
+
+
+class Full:
+    """A disk that is full at the n-th call of an operation."""
+
+    def __init__(self, monkeypatch, operation, number, code=errno.ENOSPC):
+        self.calls, self.number, self.code = 0, number, code
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+        owner = os if operation == "fsync" else Path
+        original = getattr(owner, operation)
+
+        def operate(*args, **kwargs):
+            writing = operation != "open" or "wb" in args
+            self.calls += writing
+            if writing and self.calls == self.number:
+                raise OSError(self.code, os.strerror(self.code), str(args[0]))
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, operation, operate)
+
+
+@pytest.mark.parametrize(("operation", "stride"), [("open", 3), ("fsync", 5), ("replace", 2)])
+def test_a_disk_full_at_any_moment_is_one_sentence_and_the_run_goes_on(
+    tmp_path, model, signals, operation, stride
+):
+    whole = tree(run(model, signals, tmp_path / "whole").path)
+    for number in itertools.count(1, stride):
+        to = tmp_path / str(number)
+        with pytest.MonkeyPatch.context() as patch:
+            full = Full(patch, operation, number)
+            try:
+                run(model, signals, to)
+            except StoreError as error:
+                message = str(error)
+            else:
+                break
+        assert full.calls >= number
+        assert "is full (" in message
+        assert "make room and run the same again with resume=True (--resume)" in message
+        assert "\n" not in message
+        assert list(to.rglob("*.tmp-*")) == []
+        if (to / "commits" / "0" / "spec.json").exists():
+            store = ss.open_store(to)
+            for span in store.committed_ranges():
+                assert store["1"][span.start : span.stop].shape == (len(span), 3, 7)
+        run(model, signals, to, resume=True)
+        assert tree(to) == whole, number
+
+    assert number > 20
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(errno.EDQUOT, "your quota is used up"), (errno.EFBIG, "ulimit -f")]
+)
+def test_a_limit_is_told_from_a_full_disk(tmp_path, monkeypatch, model, signals, code, words):
+    Full(monkeypatch, "fsync", 12, code)
+
+    with pytest.raises(StoreError, match=words):
+        run(model, signals, tmp_path / "s")
+
+
+def test_a_folder_that_may_not_be_written_is_one_sentence(tmp_path, monkeypatch, model, signals):
+    Full(monkeypatch, "open", 1, errno.EACCES)
+
+    with pytest.raises(
+        StoreError, match=r"cannot be written: Permission denied\. Choose another folder"
+    ):
+        run(model, signals, tmp_path / "s")
+
+
+def test_a_folder_below_a_file_is_one_sentence(tmp_path, model, signals):
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(StoreError, match=r"cannot be written: .*Choose another folder"):
+        run(model, signals, tmp_path / "file" / "x" / "s")
+    with pytest.raises(StoreError, match="exists and is not a stratascope store"):
+        run(model, signals, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_that_the_system_lets_grow_no_further_stops_the_run_and_resumes(tmp_path):
+    script = textwrap.dedent("""
+        import sys, numpy as np, torch, stratascope as ss
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv1d(1, 32, 3), torch.nn.Tanh())
+        data = np.random.default_rng(0).normal(size=(150, 1, 100)).astype("f4")
+        try:
+            ss.extract(model, data, "1", to=sys.argv[1], unit_size=64, resume=True, progress=False)
+        except ss.errors.StoreError as error:
+            sys.exit(str(error))
+    """)
+
+    def start(to, limit=None):
+        def limit_files():
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+        command = [sys.executable, "-c", script, str(to)]
+        return subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_files)
+
+    # The shards of whole units are larger than this, that of the rest is not.
+    stopped = start(tmp_path / "s", 500_000)
+    left = [path.name for path in (tmp_path / "s").rglob("*.tmp-*")]
+    resumed, whole = start(tmp_path / "s"), start(tmp_path / "whole")
+
+    assert stopped.returncode == 1
+    assert "ulimit -f" in stopped.stderr
+    assert left == []
+    assert resumed.returncode == whole.returncode == 0
+    assert tree(tmp_path / "s") == tree(tmp_path / "whole")
+
+
+@pytest.fixture
+def stored(tmp_path, model, signals):
+    run(model, signals, tmp_path / "s")
+    store = ss.open_store(tmp_path / "s")
+    return store, store["0"][:], tmp_path / "s" / "data.zarr" / "0" / "0" / "activation" / "c"
+
+
+def assert_the_rest_is_untouched(store, values):
+    np.testing.assert_array_equal(store["0"][:64], values[:64])
+    np.testing.assert_array_equal(store["0"][128:], values[128:])
+    assert store["1"][:].shape == values.shape
+
+
+@pytest.mark.parametrize("place", [0, 100, 0.5, -150, -20, -3, -1])
+def test_a_flipped_bit_names_step_site_and_samples(stored, place):
+    store, values, folder = stored
+    shard = folder / "1" / "0" / "0"
+    content = bytearray(shard.read_bytes())
+    content[int(place * len(content)) if isinstance(place, float) else place] ^= 4
+    shard.write_bytes(content)
+
+    with pytest.raises(
+        StoreError, match=r"step 0, site '0', samples 64 to 127 cannot be read: .*shard is damaged"
+    ):
+        store["0"][64:128]
+    assert_the_rest_is_untouched(store, values)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 4, 100, 0.5, -1, -4, -50, -150])
+def test_a_truncated_shard_is_never_read_as_values(stored, kept):
+    store, values, folder = stored
+    shard = folder / "1" / "0" / "0"
+    content = shard.read_bytes()
+    shard.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
+
+    with pytest.raises(StoreError, match=r"site '0', samples 64 to 127 (cannot be|are lost)"):
+        store["0"][64:128]
+    assert_the_rest_is_untouched(store, values)
+
+
+def test_a_lost_shard_is_never_read_as_values(stored):
+    store, values, folder = stored
+    (folder / "1" / "0" / "0").unlink()
+
+    with pytest.raises(StoreError, match=r"step 0, site '0', samples 64 to 127 are lost: .*/1/0/0"):
+        store["0"][100]
+    assert_the_rest_is_untouched(store, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("run.json", "{", "run.json is damaged: it must be JSON"),
+        ("run.json", "[1]", "its run.json is another program's"),
+        ("run.json", '{"format": "other"}', "its run.json is another program's"),
+        (
+            "run.json",
+            '{"format": "stratascope", "layout": 2}',
+            "must have layout 1, got 2: read it with the release",
+        ),
+        ("commits/0/spec.json", "", "spec.json is damaged: it must be JSON"),
+        ("commits/0/spec.json", '{"step": 0}', "spec.json is damaged: it must describe a step"),
+    ],
+)
+def test_a_store_that_is_not_ours_to_read_is_refused(stored, model, signals, name, text, words):
+    store, _, _ = stored
+    (store.path / name).write_text(text)
+    before = tree(store.path)
+
+    with pytest.raises(StoreError, match=words):
+        ss.open_store(store.path)
+    with pytest.raises(StoreError, match=words):
+        run(model, signals, store.path, resume=True)
+    assert tree(store.path) == before
+
+
+def test_a_foreign_folder_is_refused_and_untouched(tmp_path, model, signals):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "thesis.tex").write_text("all of it")
+
+    with pytest.raises(StoreError, match="exists and is not a stratascope store: nothing was writ"):
+        run(model, signals, tmp_path / "s", resume=True)
+    assert tree(tmp_path / "s") == {"thesis.tex": b"all of it"}
+
+
+def test_an_empty_folder_is_taken(tmp_path, model, signals):
+    (tmp_path / "s").mkdir()
+
+    assert run(model, signals, tmp_path / "s").complete
+
+
+def test_a_store_of_which_nothing_was_written_has_no_step(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"format": "stratascope", "layout": 1}))
+
+    with pytest.raises(StoreError, match="holds no step yet"):
+        ss.open_store(tmp_path)
+
+
+def test_a_manifest_that_went_is_a_unit_to_do_again(tmp_path, model, signals):
+    whole = tree(run(model, signals, tmp_path / "s", batch_size=150).path)
+    paths = Paths(tmp_path / "s", 0)
+    for lost in (paths.manifest(0), paths.manifest(2), paths.complete):
+        lost.unlink()
+    run(model, signals, tmp_path / "s", batch_size=150, resume=True)
+
+    assert tree(tmp_path / "s") == whole
+
+
+def test_a_generator_that_was_used_is_not_taken_for_the_same_data(tmp_path, model, signals):
+    batches = stopping(signals, Stop(), 999)
+    original = nn.Conv1d.forward
+    calls = []
+
+    def forward(self, x):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(self, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Conv1d, "forward", forward)
+        with pytest.raises(KeyboardInterrupt):
+            run(model, batches, tmp_path / "s")
+    before = tree(tmp_path / "s")
+
+    with pytest.raises(StoreError, match=r"the data begins with other values.*make it anew"):
+        run(model, batches, tmp_path / "s", resume=True)
+    with pytest.raises(DataError, match=r"must begin with the 64 samples .* but ended after 0"):
+        run(model, iter(()), tmp_path / "s", resume=True)
+    assert tree(tmp_path / "s") == before
