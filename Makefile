@@ -43,6 +43,7 @@ clean:  ## remove what the other targets made, .venv included
 $(VENV)/.pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "stratascope needs Python 3.11 or newer, got $$($(PYTHON) --version): make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(VENV), which takes a minute or two"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip==26.1
 	@touch $@

@@ -36,8 +36,10 @@ def _version() -> str:
 app = App(
     name="stratascope",
     help="See inside a neural network: capture what every layer makes of every input.\n\n"
-    "`--debug` anywhere shows the traceback of an error.",
+    "--debug anywhere shows the traceback of an error.",
     version=_version,
+    # Read as Markdown, the stars of 'enc.*' would be emphasis.
+    help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )

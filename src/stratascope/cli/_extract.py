@@ -15,7 +15,7 @@ def extract(
     model: str,
     data: str,
     *,
-    sites: Annotated[list[str], Parameter(consume_multiple=True)],
+    sites: Annotated[list[str], Parameter(consume_multiple=True, negative="")],
     to: Path,
     weights: Path | None = None,
     batch_size: int = 64,

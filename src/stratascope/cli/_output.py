@@ -17,8 +17,8 @@ def print_json(plain: Any) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned columns, nothing cut off; the last may be as long as it likes."""
-    table = [headings, *rows]
+    """Print aligned columns, nothing cut off; empty headings are left out."""
+    table = [headings, *rows] if any(headings) else rows
     widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
     for row in table:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from stratascope.capture import SiteInfo, survey
 from stratascope.cli._output import print_json, print_line, print_table
 from stratascope.cli._targets import load_model, parse_shape
+from stratascope.errors import StratascopeError, UsageError
 
 
 def sites(
@@ -34,7 +35,15 @@ def sites(
     if input is not None:
         generator = torch.Generator().manual_seed(0)
         example = (torch.randn(parse_shape(input), generator=generator),)
-    found = survey(network, pattern, example=example)
+    try:
+        found = survey(network, pattern, example=example)
+    except (RuntimeError, TypeError, ValueError) as error:
+        if input is None or isinstance(error, StratascopeError):
+            raise
+        raise UsageError(
+            f"the model cannot take an input of shape {input}: {str(error).splitlines()[0]}. Give "
+            "--input the shape that its forward expects, samples first"
+        ) from error
     if json:
         print_json([_to_json(info) for info in found])
         return

@@ -149,6 +149,11 @@ BAD_INPUT = {
         2,
         "a shape must be whole numbers",
     ),
+    "wrong input": (
+        ["sites", "nets.py:build", "--input", "1x7x32"],
+        2,
+        "the model cannot take an input of shape 1x7x32",
+    ),
     "no weights": (extract("--weights", "no.pt"), 2, "the weights file no.pt does not exist"),
     "other weights": (extract("--weights", "other.pt"), 2, "do not fit Sequential: 4 missing"),
     "code in weights": (extract("--weights", "code.pt"), 2, "without running its code"),
