@@ -123,7 +123,7 @@ class ModuleTable:
     __slots__ = ("aliases", "modules")
 
     def __init__(self, model: Any) -> None:
-        if not hasattr(model, "named_modules"):
+        if isinstance(model, type) or not hasattr(model, "named_modules"):
             raise TypeError(f"model must be a torch.nn.Module, got {_describe(model)}")
         self.modules: dict[str, Any] = {}
         self.aliases: dict[str, str] = {}
@@ -182,7 +182,7 @@ def _match_one(table: ModuleTable, selector: Selector) -> tuple[Match, ...]:
     if isinstance(selector, str):
         return _match_text(table, selector)
     if isinstance(selector, Site):
-        return _match_text(table, str(selector))
+        return _match_site(table, selector)
     if hasattr(selector, "named_modules") and not isinstance(selector, type):
         paths = [path for path, module in table.modules.items() if module is selector]
         name, problem = _describe(selector), "is not part of the model"
@@ -201,6 +201,14 @@ def _match_one(table: ModuleTable, selector: Selector) -> tuple[Match, ...]:
     if not paths:
         raise SiteNotFoundError(f"{name} {problem}. {_how_to_list(table)}")
     return tuple(Match(name, path) for path in paths)
+
+
+def _match_site(table: ModuleTable, site: Site) -> tuple[Match, ...]:
+    # Its text would not do: the root's is "model", and so may be a child's name.
+    path = site.path if site.path in table.modules else table.aliases.get(site.path)
+    if path is None:
+        return _match_text(table, str(site))
+    return (Match(str(site), path, site.port, site.call),)
 
 
 def _match_text(table: ModuleTable, text: str) -> tuple[Match, ...]:
@@ -264,7 +272,9 @@ def parse_class_index(body: str) -> tuple[str, int | None] | None:
 def class_names(module: Any) -> list[str]:
     """List the names by which ``Name[k]`` knows a module: its class and the bases below Module."""
     names = [base.__name__ for base in type(module).__mro__]
-    return names[: names.index("Module")] if "Module" in names else names
+    # The last one is torch's; a network may call a class of its own by that name too.
+    ends = [index for index, name in enumerate(names) if name == "Module"]
+    return names[: ends[-1]] if ends else names
 
 
 @lru_cache(maxsize=256)
@@ -277,7 +287,7 @@ def _compile_glob(glob: str) -> re.Pattern[str]:
             pattern += r".+" if last else r"(?:[^.]+\.)*"
         else:
             pattern += _translate_level(part) + ("" if last else r"\.")
-    return re.compile(pattern)
+    return re.compile(pattern, re.DOTALL)
 
 
 def _translate_level(part: str) -> str:
@@ -291,12 +301,28 @@ def _translate_level(part: str) -> str:
         elif character == "?":
             pattern += "[^.]"
         elif character == "[" and (end := part.find("]", position + 1)) > 0:
-            choices = part[position:end].replace("\\", r"\\")
-            pattern += f"[{'^' + choices[1:] if choices[0] == '!' else choices}]"
+            pattern += _translate_choices(part[position:end])
             position = end + 1
         else:
             pattern += re.escape(character)
     return pattern
+
+
+def _translate_choices(choices: str) -> str:
+    """Translate what stands between brackets; there only ``!`` in front and ``a-z`` are special."""
+    negated = choices[0] == "!" and len(choices) > 1
+    pattern, position = "", int(negated)
+    while position < len(choices):
+        first = last = choices[position]
+        if choices[position + 1 : position + 2] == "-" and position + 2 < len(choices):
+            last = choices[position + 2]
+            position += 2
+        position += 1
+        if first <= last:
+            pattern += f"{re.escape(first)}-{re.escape(last)}"
+    if not pattern:
+        return "[^.]" if negated else r"(?!)"
+    return f"[^.{pattern}]" if negated else f"[{pattern}]"
 
 
 def suggest(name: str, candidates: Iterable[str]) -> str:
@@ -327,7 +353,7 @@ def _candidates(table: ModuleTable) -> list[str]:
 
 
 def _how_to_list(table: ModuleTable) -> str:
-    return f"`stratascope.select(model, '**')` lists all {len(list(table.names()))}."
+    return f"`stratascope.select(model, '**')` lists all {len(table.modules) - 1}."
 
 
 def _describe(value: Any) -> str:
