@@ -1,6 +1,6 @@
 """What one forward pass left behind."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,10 @@ class Recording:
         """Tell how often a module ran in this forward; its gradients belong to its outputs."""
         return self.counts.get((path, "out" if port == "grad" else port), 0)
 
+    def knows(self, path: str) -> bool:
+        """Tell whether a text is the name of a module that ran, or another name for one."""
+        return (path, "out") in self.counts or (path, "in") in self.counts or path in self.aliases
+
 
 class Activations(Mapping[Site, Any]):
     """What the chosen sites of a network held in one forward pass, in the order of execution.
@@ -62,6 +66,8 @@ class Activations(Mapping[Site, Any]):
     __slots__ = ("_recording",)
 
     def __init__(self, recording: Recording | None = None) -> None:
+        if not isinstance(recording, Recording | None):
+            raise TypeError("Activations come from a tap or a submodel, not from a constructor")
         self._recording = Recording() if recording is None else recording
 
     @property
@@ -86,14 +92,8 @@ class Activations(Mapping[Site, Any]):
         count = self._recording.count(wanted.path, wanted.port)
         call = wanted.call
         if call is None:
-            values = self._recording.values
-            captured = [key for key in values if key[:2] == (wanted.path, wanted.port)]
-            if count > 1 and captured:
-                listed = ", ".join(f"'{self._site(key)}'" for key in captured)
-                raise SiteNotFoundError(
-                    f"{str(name)!r} ran {count} times in this forward: ask for one call, of which "
-                    f"{listed} are captured, or for acts.calls({str(name)!r})"
-                )
+            if count > 1:
+                self._refuse_to_choose(name, wanted, count)
             call = 1
         elif call < 0:
             call += count + 1
@@ -101,6 +101,15 @@ class Activations(Mapping[Site, Any]):
             return self._recording.values[wanted.path, wanted.port, call]
         except KeyError:
             raise self._not_found(str(name)) from None
+
+    def _refuse_to_choose(self, name: str | Site, wanted: Site, count: int) -> None:
+        keys = [key for key in self._recording.values if key[:2] == (wanted.path, wanted.port)]
+        if keys:
+            listed = ", ".join(f"'{self._site(key)}'" for key in keys)
+            raise SiteNotFoundError(
+                f"{str(name)!r} ran {count} times in this forward: ask for one call (captured: "
+                f"{listed}), or for acts.calls({str(name)!r})"
+            )
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.sites)
@@ -119,18 +128,16 @@ class Activations(Mapping[Site, Any]):
     def _parse(self, name: str | Site) -> Site:
         if isinstance(name, Site):
             site = name
-        elif self._knows(name):
-            site = Site(self._recording.aliases.get(name, name))
+        elif not isinstance(name, str):
+            raise TypeError(f"a site must be a name or a Site, got {type(name).__name__}")
+        elif self._recording.knows(name):
+            site = Site(name)
         else:
             site = Site.parse(name)
         return Site(self._resolve(site.path), site.port, site.call)
 
-    def _knows(self, path: str) -> bool:
-        recording = self._recording
-        return path in recording.aliases or any(key[0] == path for key in recording.values)
-
     def _resolve(self, path: str) -> str:
-        if self._knows(path):
+        if self._recording.knows(path):
             return self._recording.aliases.get(path, path)
         indexed = parse_class_index(path)
         if indexed is not None and indexed[1] is not None:
@@ -148,12 +155,23 @@ class Activations(Mapping[Site, Any]):
                 f"{name!r} is not captured: nothing is, so run the model's forward first"
             )
         hint = suggest(name, names)
+        if name == ROOT_NAME and any(not site.path for site in self):
+            hint = " A module of the network has that name; the network itself is ''."
         if name.endswith(":grad"):
             hint = " A gradient is there after backward(), where the forward ran with gradients on."
         listed = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
         return SiteNotFoundError(
             f"{name!r} is not captured in this forward.{hint} Captured: {listed}"
         )
+
+
+def number_calls(acts: Activations, sites: Iterable[Site]) -> None:
+    """Name calls by number although the forward was left before it made the others."""
+    counts = acts._recording.counts  # pyright: ignore[reportPrivateUsage]
+    for site in sites:
+        if site.call is not None:
+            key: tuple[str, Port] = (site.path, "in" if site.port == "in" else "out")
+            counts[key] = max(counts.get(key, 0), site.call, 2)
 
 
 def _describe(value: Any) -> str:

@@ -11,8 +11,8 @@ from torch import nn
 def evaluating(model: nn.Module) -> Generator[None]:
     """Put a model into evaluation mode, and give every module its own flag back afterwards."""
     flags = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        model.eval()
         yield
     finally:
         # Flag by flag: model.train() would lose a mixture, such as a frozen BatchNorm.

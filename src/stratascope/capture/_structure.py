@@ -1,5 +1,6 @@
 """Values that modules pass around: tensors, and tuples, lists, dicts and dataclasses of them."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,17 +18,35 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
         return function(value)
     if isinstance(value, tuple):
         parts = [map_tensors(function, part) for part in value]
-        # A named tuple takes its fields one by one, a plain one takes them all at once.
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        # A named tuple takes its fields one by one; a plain one, and what torch.max returns, takes
+        # them all at once.
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, list):
-        return [map_tensors(function, part) for part in value]
+        parts = [map_tensors(function, part) for part in value]
+        return parts if type(value) is list else _copy_list(value, parts)
     if isinstance(value, Mapping):
         return _map_mapping(function, value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [field for field in dataclasses.fields(value) if field.init]
-        mapped = {field.name: map_tensors(function, getattr(value, field.name)) for field in fields}
-        return dataclasses.replace(value, **mapped)
+        return _map_dataclass(function, value)
     return value
+
+
+def _copy_list(value: list[Any], parts: list[Any]) -> list[Any]:
+    mapped = copy.copy(value)
+    mapped[:] = parts
+    return mapped
+
+
+def _map_dataclass(function: Callable[[Tensor], Any], value: Any) -> Any:
+    # Copied, not built anew: a constructor may compute, count or refuse.
+    mapped = copy.copy(value)
+    for field in dataclasses.fields(value):
+        part = getattr(value, field.name, None)
+        replaced = map_tensors(function, part)
+        if replaced is not part:
+            # A frozen dataclass refuses plain assignment.
+            object.__setattr__(mapped, field.name, replaced)
+    return mapped
 
 
 def _map_mapping(function: Callable[[Tensor], Any], value: Mapping[Any, Any]) -> Any:
@@ -51,7 +70,8 @@ def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, tuple | list):
         parts = enumerate(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        names = (field.name for field in dataclasses.fields(value) if hasattr(value, field.name))
+        parts = ((name, getattr(value, name)) for name in names)
     else:
         return
     for name, part in parts:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from stratascope.capture._activations import Activations
+from stratascope.capture._activations import Activations, number_calls
 from stratascope.capture._survey import match_forward_sites, select
 from stratascope.capture._tap import tap
 from stratascope.sites import Selector, Site
@@ -56,6 +56,7 @@ class Submodel(nn.Module):
                 pass
             finally:
                 stopper.remove()
+        number_calls(acts, self.sites)
         return acts
 
     def extra_repr(self) -> str:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from stratascope.capture._activations import Activations
 from stratascope.capture._modes import probing
-from stratascope.capture._structure import named_tensors
+from stratascope.capture._snapshot import snapshot
+from stratascope.capture._structure import map_tensors, named_tensors
 from stratascope.capture._tap import tap
 from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import Match, ModuleTable, Selector, Site, match_sites
@@ -105,8 +106,12 @@ def survey(
     table = ModuleTable(model)
     if example is None:
         return tuple(_describe(table, site, None) for site in select(model, sites))
+    if isinstance(example, Tensor):
+        raise TypeError("example must be a tuple of the model's arguments: write example=(x,)")
+    # Copies, as a network may write into its input.
+    copies = map_tensors(snapshot, tuple(example))
     with probing(model), tap(model, sites) as acts:
-        model(*example)
+        model(*copies)
     return tuple(_describe(table, site, acts) for site in acts)
 
 

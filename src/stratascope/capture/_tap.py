@@ -1,24 +1,32 @@
 """The route by hooks: the model runs as it always does, and the chosen sites are kept."""
 
 import inspect
+import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
 
-from stratascope.capture._activations import Activations, Recording
+from stratascope.capture._activations import Activations, Key, Recording
 from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors, named_tensors
+from stratascope.capture._wanted import Wanted, is_match, was_reached
 from stratascope.errors import CaptureError, StratascopeError
-from stratascope.sites import Match, ModuleTable, Port, Selector, Site, match_sites
+from stratascope.sites import PORTS, ROOT_NAME, ModuleTable, Port, Selector, Site, match_sites
 
 # The one frame that every call of a module leaves on the stack.
 _CALL_CODE = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
+
+# Tells a backward that runs: there, checkpointing runs parts of a forward once more.
+_current_graph_task = torch._C._current_graph_task_id  # pyright: ignore[reportPrivateUsage]
+
+# Stands in a remembered structure where a tensor was.
+_PLACE = torch.empty(0)
 
 OnCapture = Callable[[Site, Any], object]
 
@@ -43,14 +51,17 @@ def tap(
 
     Args:
         model: The network; it is left as it was when the tap is removed.
-        sites: What to keep: names, globs, modules, classes, predicates.
+        sites: What to keep: names, globs, modules, classes, predicates. One input of a module is
+            kept as it is, several as a tuple, and where some are named, all as a dict.
         detach: Cut the values off the autograd graph; False keeps it, for a loss on an activation.
         device: Where to put the values; None leaves them where they are.
         dtype: What floating-point tensors are cast to; None leaves them as they are.
         transform: Applied to each captured tensor first, on its own device: pool, slice, reduce.
+            It works on a copy of its own, so it may write.
         every: Capture only the first, the (every+1)-th, … forward of the model.
         on_capture: Called with each site and value as it is captured; nothing is kept then. The
-            first call of a module comes under its plain name, the k-th under ``name@k``.
+            first call of a module comes under its plain name, the k-th under ``name@k``; calls
+            counted from the last come when the forward is over, for only then they are known.
 
     Returns:
         A `Tap`; its ``activations``, also what ``with`` binds, hold the last captured forward.
@@ -69,6 +80,8 @@ def tap(
     """
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"every must be a whole number from 1, got {every!r}")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype such as torch.float16, got {dtype!r}")
     take = _make_take(detach=detach, device=device, dtype=dtype, transform=transform)
     return Tap(model, sites, take, every=every, on_capture=on_capture)
 
@@ -86,51 +99,30 @@ def _make_take(
     def take_converted(tensor: Tensor) -> Tensor:
         if detach and tensor.requires_grad:
             tensor = tensor.detach()
-        value = tensor if transform is None else transform(tensor)
+        value = tensor if transform is None else transform(snapshot(tensor))
         if not isinstance(value, Tensor):
             raise TypeError(f"transform must return a tensor, got {type(value).__name__}")
-        floating = value.is_floating_point() or value.is_complex()
-        moved = value.to(device=device, dtype=dtype if floating else None)
-        # A conversion that changed something is a copy already; a view or no change is not.
-        return moved if moved is not value else snapshot(value)
+        moved = value.to(device=device, dtype=dtype if _can_cast(value, dtype) else None)
+        if moved is not value:
+            return moved
+        # A slice would keep alive all that it was cut from.
+        return value.clone() if _is_part(value) else snapshot(value)
 
     plain = device is None and dtype is None and transform is None
     return take_plain if plain else take_converted
 
 
-@dataclass(slots=True)
-class _Wanted:
-    """What is wanted of one module and port: some calls, perhaps only as the k-th of its class."""
+def _can_cast(value: Tensor, dtype: torch.dtype | None) -> bool:
+    # A complex number made real would lose its imaginary part.
+    return value.is_floating_point() or (
+        value.is_complex() and dtype is not None and dtype.is_complex
+    )
 
-    every_call: bool = False
-    calls: set[int] = field(default_factory=set)
-    ordinals: dict[tuple[str, int], int | None] = field(default_factory=dict)
 
-    def add(self, match: Match) -> None:
-        if match.ordinal is not None:
-            self.ordinals[match.ordinal] = match.call
-        elif match.call is None:
-            self.every_call = True
-        else:
-            self.calls.add(match.call)
-
-    def picks(self, path: str, call: int, ordinals: dict[tuple[str, int], str]) -> bool:
-        """Decide while the forward runs; calls counted from the end are sorted out after it."""
-        if self.every_call or call in self.calls or any(wanted < 0 for wanted in self.calls):
-            return True
-        return any(
-            ordinals.get(ordinal) == path and (only is None or only < 0 or only == call)
-            for ordinal, only in self.ordinals.items()
-        )
-
-    def keeps(self, path: str, call: int, count: int, ordinals: dict[tuple[str, int], str]) -> bool:
-        """Decide when the number of calls is known."""
-        if self.every_call or call in self.calls or call - count - 1 in self.calls:
-            return True
-        return any(
-            ordinals.get(ordinal) == path and only in (None, call, call - count - 1)
-            for ordinal, only in self.ordinals.items()
-        )
+def _is_part(value: Tensor) -> bool:
+    if value.layout is not torch.strided:
+        return False
+    return value.untyped_storage().nbytes() > value.numel() * value.element_size()
 
 
 class Tap(AbstractContextManager[Activations]):
@@ -158,22 +150,30 @@ class Tap(AbstractContextManager[Activations]):
     ) -> None:
         table = ModuleTable(model)
         self._matches = match_sites(table, sites)
+        self._unreached = list(self._matches)
         self._take = take
         self._every = every
         self._on_capture = on_capture
-        self._recording = Recording(aliases=table.aliases)
+        aliases = dict(table.aliases)
+        if child := table.resolve(ROOT_NAME):
+            # A child of that name takes it from the root, also where only the root is captured.
+            aliases[ROOT_NAME] = child
+        self._recording = Recording(aliases=aliases)
         self._activations = Activations(self._recording)
+        self._root = id(model)
         self._paused = False
         self._armed = True
         self._depth = 0
         self._passes = 0
         self._captured_passes = 0
-        self._delivered: set[tuple[str, Port]] = set()
-        self._failure: CaptureError | None = None
+        self._handled = id(None)
+        self._failure: StratascopeError | None = None
         self._handles: list[Any] = []
-        self._wanted: dict[tuple[str, Port], _Wanted] = {}
+        self._leaf_handles: list[Any] = []
+        self._wanted: dict[tuple[str, Port], Wanted] = {}
         for match in self._matches:
-            self._wanted.setdefault((match.path, match.port), _Wanted()).add(match)
+            self._wanted.setdefault((match.path, match.port), Wanted()).add(match)
+        self._has_from_end = any(wanted.from_end for wanted in self._wanted.values())
         self._attach(table)
 
     @property
@@ -189,10 +189,12 @@ class Tap(AbstractContextManager[Activations]):
     def resume(self) -> None:
         """Capture again after `pause`."""
         self._paused = False
-        self._armed = True
+        # Not in the middle of a forward that began uncaptured.
+        self._armed = self._armed or self._depth == 0
 
     def pop(self) -> Activations:
         """Hand over what was captured, and keep nothing of it here."""
+        self._note_reached()
         recording = self._recording
         taken = Recording(recording.values, recording.counts, recording.ordinals, recording.aliases)
         recording.restart()
@@ -218,6 +220,8 @@ class Tap(AbstractContextManager[Activations]):
             raise CaptureError(problem)
 
     def __enter__(self) -> Activations:
+        if not self._handles:
+            raise CaptureError("this tap was removed: make a new one with stratascope.tap")
         return self._activations
 
     def __exit__(
@@ -236,20 +240,23 @@ class Tap(AbstractContextManager[Activations]):
         root = table.modules[""]
         add = self._handles.append
         try:
-            add(root.register_forward_pre_hook(self._begin))
+            # First, so that whatever another hook makes of the input belongs to this forward.
+            add(root.register_forward_pre_hook(self._begin, prepend=True))
             for path, names in self._numbered_classes().items():
-                add(
-                    table.modules[path].register_forward_pre_hook(self._make_numbering(path, names))
-                )
-            for (path, port), wanted in self._wanted.items():
-                module = table.modules[path]
+                hook = self._make_numbering(id(table.modules[path]), path, names)
+                add(table.modules[path].register_forward_pre_hook(hook))
+            # Outputs before gradients, which take their call number from them.
+            for path, port in sorted(self._wanted, key=lambda key: PORTS.index(key[1])):
+                module, wanted = table.modules[path], self._wanted[path, port]
                 if port == "in":
-                    hook = self._make_input_hook(path, wanted)
+                    hook = self._make_input_hook(id(module), path, wanted)
                     add(module.register_forward_pre_hook(hook, with_kwargs=True))
                 elif port == "out":
-                    add(module.register_forward_hook(self._make_output_hook(path, wanted)))
+                    hook = self._make_output_hook(id(module), path, wanted)
+                    add(module.register_forward_hook(hook))
                 else:
-                    add(module.register_forward_hook(self._make_gradient_hook(path, wanted)))
+                    hook = self._make_gradient_hook(id(module), path, wanted)
+                    add(module.register_forward_hook(hook))
             # Last, so that the model's own output is captured before the forward counts as over.
             add(root.register_forward_hook(self._end, always_call=True))
         except BaseException:
@@ -257,9 +264,12 @@ class Tap(AbstractContextManager[Activations]):
             raise
 
     def _detach(self) -> None:
-        for handle in self._handles:
+        for handle in self._handles + self._leaf_handles:
             handle.remove()
         self._handles.clear()
+        self._leaf_handles.clear()
+        # The hooks of the module that is running just now are called once more.
+        self._armed = False
 
     def _numbered_classes(self) -> dict[str, set[str]]:
         numbered: dict[str, set[str]] = {}
@@ -269,39 +279,73 @@ class Tap(AbstractContextManager[Activations]):
         return numbered
 
     def _begin(self, module: nn.Module, args: Any) -> None:
+        if self._is_foreign(module, self._root):
+            return
         # A forward left by KeyboardInterrupt never told that it ended.
         if self._depth > 0 and not _is_nested(module):
             self._depth = 0
         # A model that calls itself is still one forward.
-        if self._depth == 0 and not self._paused:
-            self._armed = self._passes % self._every == 0
-            self._passes += 1
-            if self._armed:
-                self._captured_passes += 1
-                self._recording.restart()
+        if self._depth == 0:
+            self._failure = None
+            self._handled = id(sys.exc_info()[1])
+            if not self._paused:
+                self._begin_pass()
         self._depth += 1
 
+    def _begin_pass(self) -> None:
+        self._armed = self._passes % self._every == 0
+        self._passes += 1
+        if not self._armed:
+            return
+        self._captured_passes += 1
+        self._note_reached()
+        self._recording.restart()
+        # What is no result of this forward, such as a parameter put out, outlives it.
+        for handle in self._leaf_handles:
+            handle.remove()
+        self._leaf_handles.clear()
+
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        # Without a beginning: another hook failed before it.
+        if self._depth == 0 or self._is_foreign(module, self._root):
+            return
+        error = sys.exc_info()[1]
+        failed = error is not None and id(error) != self._handled
+        if self._depth == 1 and self._armed and self._has_from_end and not failed:
+            self._settle_calls()
         self._depth -= 1
         if self._depth > 0:
             return
-        if self._armed:
-            self._drop_unwanted_calls()
         self._armed = not self._paused
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
+        failure, self._failure = self._failure, None
+        if failure is None:
+            return
+        if error is None or not failed:
             raise failure
+        # The network's own error goes first; torch would only warn of this one.
+        error.add_note(str(failure))
 
-    def _drop_unwanted_calls(self) -> None:
+    def _settle_calls(self) -> None:
+        """Sort out the calls that count from the last, now that their number is known."""
         values, ordinals = self._recording.values, self._recording.ordinals
         for key in list(values):
             path, port, call = key
-            count = self._recording.count(path, port)
-            if not self._wanted[path, port].keeps(path, call, count, ordinals):
+            wanted = self._wanted[path, port]
+            if not wanted.keeps(call, self._recording.count(path, port), ordinals):
                 del values[key]
+            elif self._on_capture is not None:
+                self._hand_over(key, values.pop(key))
 
-    def _make_numbering(self, path: str, names: set[str]) -> Callable[[nn.Module, Any], None]:
+    def _is_foreign(self, module: nn.Module, own: int) -> bool:
+        """Tell a copy of the model, to which deepcopy gave the hooks too, and a recomputation."""
+        return id(module) != own or (self._depth == 0 and _in_backward())
+
+    def _make_numbering(
+        self, own: int, path: str, names: set[str]
+    ) -> Callable[[nn.Module, Any], None]:
         def number(module: nn.Module, args: Any) -> None:
+            if not self._armed or self._is_foreign(module, own):
+                return
             ordinals = self._recording.ordinals
             for name in names:
                 ran = [known for (owner, _), known in ordinals.items() if owner == name]
@@ -315,92 +359,122 @@ class Tap(AbstractContextManager[Activations]):
         call = counts[path, port] = counts.get((path, port), 0) + 1
         return call
 
-    def _make_output_hook(self, path: str, wanted: _Wanted) -> Callable[..., None]:
+    def _make_output_hook(self, own: int, path: str, wanted: Wanted) -> Callable[..., None]:
         def keep_output(module: nn.Module, args: Any, output: Any) -> None:
-            if not self._armed:
+            # As _is_foreign, without the price of a call.
+            if not self._armed or id(module) != own or (self._depth == 0 and _in_backward()):
                 return
             call = self._count(path, "out")
-            if wanted.every_call or wanted.picks(path, call, self._recording.ordinals):
-                self._keep(path, "out", call, output)
+            if wanted.every_call or wanted.may_pick(call, self._recording.ordinals):
+                self._keep((path, "out", call), output)
 
         return keep_output
 
-    def _make_input_hook(self, path: str, wanted: _Wanted) -> Callable[..., None]:
+    def _make_input_hook(self, own: int, path: str, wanted: Wanted) -> Callable[..., None]:
         def keep_input(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            if not self._armed:
+            if not self._armed or self._is_foreign(module, own):
                 return
             call = self._count(path, "in")
-            if wanted.picks(path, call, self._recording.ordinals):
-                self._keep(path, "in", call, _arrange_input(args, kwargs))
+            if wanted.every_call or wanted.may_pick(call, self._recording.ordinals):
+                self._keep((path, "in", call), _arrange_input(args, kwargs))
 
         return keep_input
 
-    def _make_gradient_hook(self, path: str, wanted: _Wanted) -> Callable[..., None]:
+    def _make_gradient_hook(self, own: int, path: str, wanted: Wanted) -> Callable[..., None]:
         counted_here = (path, "out") not in self._wanted
 
         def follow_output(module: nn.Module, args: Any, output: Any) -> None:
-            if not self._armed:
+            if not self._armed or self._is_foreign(module, own):
                 return
             recording = self._recording
             call = self._count(path, "out") if counted_here else recording.count(path, "out")
-            if wanted.picks(path, call, recording.ordinals):
-                self._follow_gradient(path, call, output)
+            if wanted.may_pick(call, recording.ordinals):
+                self._follow_gradient((path, "grad", call), output)
 
         return follow_output
 
-    def _follow_gradient(self, path: str, call: int, output: Any) -> None:
-        leaves = [tensor for _, tensor in named_tensors(output)]
-        gradients: list[Tensor | None] = [None] * len(leaves)
+    def _follow_gradient(self, key: Key, output: Any) -> None:
+        leaves = [tensor for _, tensor in named_tensors(output) if tensor.requires_grad]
+        places = map_tensors(lambda tensor: _PLACE if tensor.requires_grad else None, output)
         # A backward that comes after the next forward belongs to this one all the same.
-        values = self._recording.values
+        own = Recording(self._recording.values, self._recording.counts, self._recording.ordinals)
 
-        def make_hook(index: int) -> Callable[[Tensor], None]:
-            def keep_gradient(gradient: Tensor) -> None:
-                gradients[index] = gradient
-                remaining = iter(gradients)
-                arranged = map_tensors(lambda _: next(remaining), output_shape)
-                self._keep(path, "grad", call, arranged, values)
+        def keep(found: Sequence[Tensor | None]) -> None:
+            remaining = iter(found)
+            self._keep_gradient(key, map_tensors(lambda _: next(remaining), places), own)
 
-            return keep_gradient
+        if self._on_capture is not None and len(leaves) > 1:
+            # Handed over once, when all are there.
+            handles = [register_multi_grad_hook(leaves, keep)]
+        else:
+            handles = _hook_each(leaves, keep)
+        if any(tensor.is_leaf for tensor in leaves):
+            self._leaf_handles += handles
 
-        output_shape = map_tensors(lambda tensor: tensor.new_empty(0), output)
-        for index, tensor in enumerate(leaves):
-            if tensor.requires_grad:
-                tensor.register_hook(make_hook(index))
+    def _keep_gradient(self, key: Key, gradient: Any, own: Recording) -> None:
+        path, port, call = key
+        count, ordinals = own.count(path, port), own.ordinals
+        running = self._depth > 0 and own.values is self._recording.values
+        wanted = self._wanted[path, port]
+        removed = not self._handles
+        if (removed and self._on_capture) or not (running or wanted.keeps(call, count, ordinals)):
+            return
+        self._keep(key, gradient, own.values, settled=not running)
+        self._unreached = [
+            match
+            for match in self._unreached
+            if (match.path, match.port) != (path, port)
+            or not is_match(match, call, count, ordinals)
+        ]
 
     def _keep(
-        self, path: str, port: Port, call: int, value: Any, values: dict[Any, Any] | None = None
+        self, key: Key, value: Any, values: dict[Key, Any] | None = None, *, settled: bool = False
     ) -> None:
         try:
             kept = self._take(value) if type(value) is Tensor else map_tensors(self._take, value)
-            if self._on_capture is not None:
-                self._on_capture(Site(path, port, call if call > 1 else None), kept)
-            else:
-                (self._recording.values if values is None else values)[path, port, call] = kept
-            self._delivered.add((path, port))
-        except StratascopeError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the user's own code failed; it is re-raised below
-            self._fail(Site(path, port, call if call > 1 else None), error)
+        except Exception as error:  # noqa: BLE001 - the user's own code failed; raised when it is safe
+            self._fail(key, "the capture", error)
+            return
+        recording = self._recording
+        if self._on_capture is not None and (
+            settled or self._wanted[key[:2]].picks(key[2], recording.ordinals)
+        ):
+            self._hand_over(key, kept)
+        else:
+            (recording.values if values is None else values)[key] = kept
 
-    def _fail(self, site: Site, error: Exception) -> None:
-        cause = "on_capture" if self._on_capture is not None else "the capture"
-        failure = CaptureError(f"{cause} failed at '{site}': {type(error).__name__}: {error}")
-        failure.__cause__ = error
-        self._armed = False
+    def _hand_over(self, key: Key, value: Any) -> None:
+        assert self._on_capture is not None
+        try:
+            self._on_capture(_name(key), value)
+        except Exception as error:  # noqa: BLE001 - the user's own code failed; raised when it is safe
+            self._fail(key, "on_capture", error)
+
+    def _fail(self, key: Key, what: str, error: Exception) -> None:
+        if isinstance(error, StratascopeError):
+            failure = error
+        else:
+            failure = CaptureError(
+                f"{what} failed at '{_name(key)}': {type(error).__name__}: {error}"
+            )
+            failure.__cause__ = error
         # Raised when the forward is over, so that a broken look never leaves it half done.
-        if self._depth > 0:
+        if self._depth > 0 and self._handles:
+            self._armed = False
             self._failure = self._failure or failure
         else:
             raise failure
 
+    def _note_reached(self) -> None:
+        recording = self._recording
+        self._unreached = [match for match in self._unreached if not was_reached(match, recording)]
+
     def _describe_silent_sites(self) -> str | None:
         if self._captured_passes == 0:
             return None
-        reached = {
-            match.selector for match in self._matches if (match.path, match.port) in self._delivered
-        }
-        silent = dict.fromkeys(m for m in self._matches if m.selector not in reached)
+        self._note_reached()
+        reached = {match.selector for match in self._matches if match not in self._unreached}
+        silent = [match for match in self._unreached if match.selector not in reached]
         if not silent:
             return None
         names = ", ".join(f"'{name}'" for name in dict.fromkeys(m.selector for m in silent))
@@ -408,11 +482,35 @@ class Tap(AbstractContextManager[Activations]):
             reason = "no backward() reached them while the tap was on"
         else:
             reason = (
-                "the forward does not call these modules, calls them fewer times than asked, or "
-                "was compiled before the tap (then call "
-                "torch.compiler.set_stance('force_eager') first)"
+                "the forward does not call these modules, calls them fewer times than asked, runs "
+                "copies of them (DataParallel) or TorchScript, or was compiled before the tap "
+                "(then call torch.compiler.set_stance('force_eager') first)"
             )
         return f"nothing was captured at {names}: {reason}"
+
+
+def _hook_each(
+    tensors: Sequence[Tensor], keep: Callable[[Sequence[Tensor | None]], None]
+) -> list[Any]:
+    found: list[Tensor | None] = [None] * len(tensors)
+
+    def make_hook(index: int) -> Callable[[Tensor], None]:
+        def keep_one(gradient: Tensor) -> None:
+            found[index] = gradient
+            keep(found)
+
+        return keep_one
+
+    return [tensor.register_hook(make_hook(index)) for index, tensor in enumerate(tensors)]
+
+
+def _name(key: Key) -> Site:
+    path, port, call = key
+    return Site(path, port, call if call > 1 else None)
+
+
+def _in_backward() -> bool:
+    return _current_graph_task() != -1
 
 
 def _is_nested(module: nn.Module) -> bool:
