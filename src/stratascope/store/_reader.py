@@ -297,8 +297,8 @@ class StoredArray:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
-        index = index if isinstance(index, tuple) else (index,)
-        wanted = self._check_present(index[0] if index else slice(None))
+        index = _spell_out(index if isinstance(index, tuple) else (index,), self.ndim)
+        wanted = self._check_present(index[0])
         array = self._open()
         lists = [part for part in index if isinstance(part, list | np.ndarray)]
         try:
@@ -362,3 +362,15 @@ class StoredArray:
                     f"{shard} is not there or empty. Other samples and sites are not touched"
                 )
         return wanted
+
+
+def _spell_out(index: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
+    """Write an ellipsis as the slices that it means, which Zarr cannot beside a list."""
+    # To NumPy, an empty list is one of floats.
+    parts = [np.array(p, np.intp) if isinstance(p, list) and not p else p for p in index]
+    places = [place for place, part in enumerate(parts) if part is ...]
+    if len(places) > 1:
+        raise IndexError("index with one ellipsis at most")
+    place = places[0] if places else len(parts)
+    rest = parts[place + 1 :]
+    return (*parts[:place], *[slice(None)] * (ndim - place - len(rest)), *rest)

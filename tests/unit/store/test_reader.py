@@ -1,0 +1,254 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stratascope.errors import SiteNotFoundError, StoreError
+from stratascope.sites import Site
+from stratascope.store import ArraySpec, StepSpec, StepWriter, open_store
+
+SAMPLES = 130
+DIMS = ("a", "b")
+VALUES = {
+    "enc.3": np.arange(SAMPLES * 20, dtype="float32").reshape(SAMPLES, 5, 4),
+    "loss": np.arange(SAMPLES, dtype="int64") * 3,
+    "relu@1": np.ones((SAMPLES, 2), "float32"),
+    "relu@2": np.zeros((SAMPLES, 2), "float32"),
+    "enc.3:in": np.zeros((SAMPLES, 1), "uint8"),
+}
+
+
+def key_of(site):
+    return f"{site.replace(':', '~')}/activation"
+
+
+def describe(site, rows):
+    dims = DIMS[: rows.ndim - 1]
+    return ArraySpec(key_of(site), site, "", rows.shape[1:], rows.dtype.name, "x", dims)
+
+
+def make_spec(step=0):
+    arrays = [describe(site, rows) for site, rows in VALUES.items()]
+    arrays += [
+        ArraySpec(f"lstm/activation.{k}", "lstm", str(k), (2,), "float32", "float32", ("c",))
+        for k in (0, 1)
+    ]
+    return StepSpec(step, SAMPLES, 64, tuple(arrays), settings={"batch_size": 7})
+
+
+def fill(root, step=0):
+    writer = StepWriter(root, make_spec(step))
+    values = {key_of(site): rows for site, rows in VALUES.items()}
+    rows = {f"lstm/activation.{k}": np.full((SAMPLES, 2), k, "float32") for k in (0, 1)}
+    writer.write(0, {**values, **rows})
+    writer.finish()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    root = tmp_path_factory.mktemp("stores") / "acts.zarr"
+    fill(root)
+    fill(root, step=200)
+    return open_store(root)
+
+
+def numbers(length):
+    return st.integers(-length, length - 1)
+
+
+def slices(length):
+    bound = st.none() | st.integers(-length - 5, length + 5)
+    return st.builds(slice, bound, bound, st.none() | st.integers(1, length))
+
+
+def picks(length):
+    several = st.lists(numbers(length), max_size=9)
+    mask = st.lists(st.booleans(), min_size=length, max_size=length)
+    return several | several.map(lambda n: np.array(n, dtype=int)) | mask.map(np.array)
+
+
+@st.composite
+def indices(draw):
+    """One index for each of some axes; a list or a mask for one at most; perhaps an ellipsis."""
+    lengths = (SAMPLES, 5, 4)
+    used = draw(st.integers(0, 3))
+    # NumPy moves the axis of a list where an integer stands beside it: that is no part of this.
+    plain = draw(st.booleans())
+    index = [draw(slices(n) | numbers(n) if plain else slices(n)) for n in lengths[:used]]
+    if used and not plain:
+        axis = draw(st.integers(0, used - 1))
+        index[axis] = draw(picks(lengths[axis]))
+    if draw(st.booleans()):
+        index.append(...)
+        if used < 3 and draw(st.booleans()):
+            index.append(draw(slices(4)))
+    if len(index) == 1 and draw(st.booleans()):
+        return index[0]
+    return tuple(index)
+
+
+@settings(max_examples=150, deadline=None)
+@given(index=indices())
+def test_indexing_gives_what_numpy_gives(store, index):
+    np.testing.assert_array_equal(store["enc.3"][index], VALUES["enc.3"][index], strict=True)
+
+
+@pytest.mark.parametrize(
+    "index", [3, -1, slice(None), slice(5, 100, 7), [4, 4, -1], ..., np.int64(7), (), []]
+)
+def test_single_numbers_are_indexed_as_in_numpy(store, index):
+    expected = np.asarray(VALUES["loss"][index])
+
+    np.testing.assert_array_equal(store["loss"][index], expected, strict=True)
+
+
+@pytest.mark.parametrize(
+    "index", [(3, [0, 2]), ([1, 5], 2), ([1, 5], slice(None), 0), (0, slice(None), [3, 0])]
+)
+def test_a_list_beside_a_number_picks_from_the_rest(store, index):
+    as_slices = tuple(slice(k, k + 1 or None) if isinstance(k, int) else k for k in index)
+    axes = tuple(axis for axis, k in enumerate(index) if isinstance(k, int))
+
+    np.testing.assert_array_equal(
+        store["enc.3"][index], VALUES["enc.3"][as_slices].squeeze(axes), strict=True
+    )
+
+
+def test_an_array_becomes_a_numpy_array(store):
+    array = store["enc.3"]
+
+    np.testing.assert_array_equal(np.asarray(array), VALUES["enc.3"], strict=True)
+    assert np.asarray(array, dtype="float64").dtype == "float64"
+    assert (len(array), array.ndim, array.nbytes) == (SAMPLES, 3, VALUES["enc.3"].nbytes)
+    assert array.dims == ("sample", "a", "b")
+    assert sum(1 for _ in store["loss"]) == SAMPLES
+    with pytest.raises(ValueError, match="must be copied to become a NumPy array"):
+        np.array(array, copy=False)
+
+
+@pytest.mark.parametrize("index", [130, -131, np.int64(1000)])
+def test_a_sample_beyond_the_end_is_an_index_error(store, index):
+    with pytest.raises(IndexError, match=f"sample must be -130 to 129, got {index}"):
+        store["enc.3"][index]
+
+
+@pytest.mark.parametrize("index", [(0, 5), (0, 0, -5), [130], [-131], (0, [7])])
+def test_an_index_beyond_the_end_is_an_index_error(store, index):
+    with pytest.raises(IndexError, match=r"out of bounds|too large|is out of|out-of-bounds"):
+        store["enc.3"][index]
+
+
+def test_two_ellipses_are_an_index_error(store):
+    with pytest.raises(IndexError, match="one ellipsis at most"):
+        store["enc.3"][..., 0, ...]
+
+
+def test_too_many_indices_are_an_index_error(store):
+    with pytest.raises(IndexError, match="too many indices"):
+        store["loss"][0, 0]
+
+
+@pytest.mark.parametrize("index", [([0, 1], [0, 1]), (slice(None), [0], np.array([True] * 4))])
+def test_two_lists_are_an_index_error(store, index):
+    with pytest.raises(IndexError, match="index with one list or mask at a time"):
+        store["enc.3"][index]
+
+
+def test_a_mask_of_the_wrong_length_is_an_index_error(store):
+    with pytest.raises(IndexError, match="boolean index did not match"):
+        store["enc.3"][np.ones(7, bool)]
+
+
+def test_the_store_is_a_mapping_of_its_sites(store):
+    assert list(store) == [*VALUES, "lstm"]
+    assert len(store) == 6
+    assert "enc.3" in store
+    assert "enc.4" not in store
+    assert "relu" not in store
+    assert list(store["lstm"]) == ["0", "1"]
+    assert store["lstm"]["1"][0].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["enc.3", "enc.3@1", "enc.3@-1", Site("enc.3")])
+def test_a_site_that_ran_once_is_found_with_and_without_its_call(store, name):
+    assert store[name].shape == (SAMPLES, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "enc.4",
+            r"holds no site 'enc\.4'\. Did you mean 'enc\.3'.*It holds: enc\.3, loss",
+        ),
+        ("relu", r"It ran several times: ask for one of 'relu@1', 'relu@2'\."),
+        ("relu@3", "Did you mean 'relu@2' or 'relu@1'"),
+        ("enc.3@2", r"holds no site 'enc\.3@2'"),
+        ("enc.3:inn", r"the port of 'enc\.3:inn' must be 'out', 'in' or 'grad'"),
+        ("", "holds no site ''"),
+    ],
+)
+def test_a_site_that_is_not_there_is_an_error_with_near_names(store, name, words):
+    with pytest.raises(SiteNotFoundError, match=words):
+        store[name]
+
+
+def test_the_last_step_is_shown_and_the_others_are_found(store):
+    assert store.step == 200
+    assert store.steps == (0, 200)
+    assert open_store(store.path, step=0).step == store.at(0).step == 0
+    np.testing.assert_array_equal(store.at(0)["loss"][:], VALUES["loss"])
+    assert "step 200 (also steps 0): 6 sites, 130 samples\n" in repr(store)
+    with pytest.raises(StoreError, match=r"step must be one of those in .* \(0, 200\), got 7"):
+        store.at(7)
+
+
+def test_a_store_is_found_by_its_data_too(store):
+    assert open_store(store.path / "data.zarr").path == store.path
+
+
+def test_a_path_without_a_store_is_an_error(tmp_path):
+    with pytest.raises(StoreError, match="nowhere does not exist: expected a folder"):
+        open_store(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match="is not a stratascope store: expected a folder"):
+        open_store(tmp_path)
+
+
+def test_a_store_tells_what_it_holds(store):
+    files = (store.path / "data.zarr" / "200").glob("*/activation*/c/**/*")
+
+    assert store.nbytes == sum(path.stat().st_size for path in files if path.is_file())
+    assert store.committed_ranges() == [range(SAMPLES)]
+    assert store.complete
+    assert store.settings == {"batch_size": 7}
+    assert store.skipped == {}
+    assert store.unit == 64
+
+
+def test_an_incomplete_store_says_so(tmp_path):
+    writer = StepWriter(tmp_path / "s", make_spec())
+    writer.abort()
+    store = open_store(tmp_path / "s")
+
+    assert not store.complete
+    assert store.nbytes == 0
+    assert "130 samples, INCOMPLETE" in repr(store)
+    with pytest.raises(StoreError, match="of step 0 samples none are there"):
+        store["loss"][0]
+
+
+def test_reading_needs_no_torch(store):
+    script = f"""
+import sys
+from stratascope.store import open_store
+store = open_store({str(store.path)!r})
+assert store["enc.3"][129, 4, 3] == 2599
+assert len(store.to_xarray()["loss"]["activation"]) == 130
+assert "torch" not in sys.modules
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    assert ended.returncode == 0, ended.stderr
