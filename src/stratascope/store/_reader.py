@@ -299,6 +299,8 @@ class StoredArray:
     def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
         index = _spell_out(index if isinstance(index, tuple) else (index,), self.ndim)
         wanted = self._check_present(index[0])
+        # The files may have grown since: ends are those that this array was opened with.
+        index = (_count_from_start(index[0], wanted, self.shape[0]), *index[1:])
         array = self._open()
         lists = [part for part in index if isinstance(part, list | np.ndarray)]
         try:
@@ -374,3 +376,9 @@ def _spell_out(index: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
     place = places[0] if places else len(parts)
     rest = parts[place + 1 :]
     return (*parts[:place], *[slice(None)] * (ndim - place - len(rest)), *rest)
+
+
+def _count_from_start(index: Any, wanted: np.ndarray[Any, Any], samples: int) -> Any:
+    if isinstance(index, slice):
+        return slice(*index.indices(samples)) if (index.step or 1) > 0 else index
+    return int(wanted[0]) if isinstance(index, int | np.integer) else wanted

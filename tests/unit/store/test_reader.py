@@ -141,6 +141,11 @@ def test_an_index_beyond_the_end_is_an_index_error(store, index):
         store["enc.3"][index]
 
 
+def test_reading_backwards_is_an_index_error(store):
+    with pytest.raises(IndexError, match="step"):
+        store["loss"][::-1]
+
+
 def test_two_ellipses_are_an_index_error(store):
     with pytest.raises(IndexError, match="one ellipsis at most"):
         store["enc.3"][..., 0, ...]

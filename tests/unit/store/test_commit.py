@@ -1,0 +1,47 @@
+from pathlib import Path
+
+import pytest
+
+from stratascope.store._commit import committed_units, is_vacant, stale_files, write_whole
+
+
+def test_a_file_is_written_with_its_folders(tmp_path):
+    write_whole(tmp_path / "a" / "b", b"content")
+
+    assert (tmp_path / "a" / "b").read_bytes() == b"content"
+    assert list(stale_files(tmp_path)) == []
+
+
+@pytest.mark.parametrize("step", ["replace", "open"])
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt("stop")])
+def test_a_write_that_fails_leaves_what_was(tmp_path, monkeypatch, step, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, step, fail)
+        with pytest.raises(type(error), match=str(error)):
+            write_whole(path, b"new")
+
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_units_are_committed_by_their_manifests(tmp_path):
+    for name in ("u00000000.json", "u00000012.json", "u00000003.json.tmp-1", "spec.json"):
+        (tmp_path / name).touch()
+
+    assert committed_units(tmp_path) == {0, 12}
+    assert committed_units(tmp_path / "nowhere") == set()
+
+
+def test_a_folder_is_vacant_if_at_most_a_first_file_was_begun(tmp_path):
+    assert is_vacant(tmp_path / "nowhere")
+    assert is_vacant(tmp_path)
+    (tmp_path / "run.json.tmp-1").touch()
+    assert is_vacant(tmp_path)
+    (tmp_path / "thesis.tex").touch()
+    assert not is_vacant(tmp_path)
+    assert not is_vacant(tmp_path / "thesis.tex")

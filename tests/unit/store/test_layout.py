@@ -1,0 +1,107 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stratascope.store import DTYPES, UNIT_MULTIPLE, ArraySpec, Paths, StepSpec
+from stratascope.store._layout import (
+    CHUNK_BYTES,
+    TILE_BYTES,
+    array_metadata,
+    choose_chunk,
+    encode_json,
+    fill_value,
+    shard_shape,
+)
+
+shapes = st.lists(st.integers(0, 3000), max_size=4).map(tuple)
+
+
+def make_array(shape, dtype="float32", source=None):
+    dims = tuple(f"axis_{k}" for k in range(len(shape)))
+    return ArraySpec("enc.3/activation", "enc.3", "", shape, dtype, source or dtype, dims, "Conv2d")
+
+
+@given(shape=shapes, dtype=st.sampled_from(DTYPES))
+def test_a_chunk_divides_the_shard_and_covers_the_sample(shape, dtype):
+    array = make_array(shape, dtype)
+    shard = shard_shape(array, 3 * UNIT_MULTIPLE)
+
+    assert len(array.chunk) == len(shard) == len(shape) + 1
+    assert all(size >= 1 for size in array.chunk)
+    assert all(whole % size == 0 for whole, size in zip(shard, array.chunk, strict=True))
+    assert all(whole >= size for whole, size in zip(shard[1:], shape, strict=True))
+    # No more is filled up than less than one chunk.
+    rest = zip(shard[1:], array.chunk[1:], shape, strict=True)
+    assert all(whole - chunk < max(1, size) for whole, chunk, size in rest)
+
+
+@given(shape=st.lists(st.integers(1, 3000), min_size=0, max_size=3).map(tuple))
+def test_a_chunk_is_not_much_larger_than_what_one_read_should_bring(shape):
+    size = math.prod(choose_chunk(shape, 4)) * 4
+    row = 4 * math.prod(shape[2:])
+
+    assert size <= max(CHUNK_BYTES, TILE_BYTES, row)
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunk"),
+    [
+        ((), (64,)),
+        ((512,), (64, 512)),
+        ((100_000,), (64, 1024)),
+        ((31, 32, 32), (8, 8, 32, 32)),
+        ((128, 250), (8, 32, 250)),
+        ((64, 300, 400), (1, 1, 300, 400)),
+        ((2, 2000, 3000), (1, 1, 21, 3000)),
+        ((2, 1_000_000), (1, 1, 65_536)),
+    ],
+)
+def test_chunks_hold_a_few_samples_of_whole_maps(shape, chunk):
+    assert choose_chunk(shape, 4) == chunk
+
+
+def test_a_specification_comes_back_from_json_as_it_was():
+    arrays = (make_array((3, 4)), make_array((), "bool"))
+    spec = StepSpec(5, None, 128, arrays, "compact", {"dtype": None}, {"lstm/1": "its shape"})
+
+    assert StepSpec.from_json(json.loads(encode_json(spec.to_json()))) == spec
+
+
+def test_the_files_of_a_step_lie_where_the_layout_says():
+    paths = Paths(Path("r"), 7)
+
+    assert paths.run == Path("r/run.json")
+    assert paths.manifest(12) == Path("r/commits/7/u00000012.json")
+    assert paths.shard(make_array((3, 4)), 2) == Path("r/data.zarr/7/enc.3/activation/c/2/0/0")
+    assert paths.shard(make_array(()), 2) == Path("r/data.zarr/7/enc.3/activation/c/2")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_missing_is_nan_where_there_is_one(dtype):
+    kind = np.dtype(dtype).kind
+    expected = {"f": "NaN", "c": ["NaN", "NaN"], "b": False}
+
+    assert fill_value(dtype) == expected.get(kind, 0)
+
+
+@pytest.mark.parametrize(
+    ("codec", "source", "names"),
+    [
+        ("fast", "float32", ("blosc", "lz4", "noshuffle")),
+        ("compact", "float32", ("zstd", None, None)),
+        ("fast", "bfloat16", ("blosc", "lz4", "shuffle")),
+        ("compact", "bfloat16", ("blosc", "zstd", "shuffle")),
+    ],
+)
+def test_only_widened_bfloat16_is_shuffled(codec, source, names):
+    array = make_array((3, 4), source=source)
+    metadata = array_metadata(array, StepSpec(0, 5, 64, (array,), codec), 5)
+    packed = metadata["codecs"][0]["configuration"]["codecs"][1]
+    settings = packed["configuration"]
+
+    assert (packed["name"], settings.get("cname"), settings.get("shuffle")) == names

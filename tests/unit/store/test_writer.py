@@ -1,0 +1,256 @@
+import threading
+
+import numpy as np
+import pytest
+
+from stratascope.errors import DataError, StoreError
+from stratascope.store import ArraySpec, StepSpec, StepWriter, _writer, open_store
+
+ROWS = np.arange(200 * 3, dtype="float32").reshape(200, 3)
+PATIENCE_S = 20
+
+
+def make_spec(samples=200, unit=64):
+    array = ArraySpec("a/activation", "a", "", (3,), "float32", "float32", ("channel",))
+    return StepSpec(0, samples, unit, (array,))
+
+
+@pytest.fixture
+def writer(tmp_path):
+    made = StepWriter(tmp_path / "s", make_spec())
+    yield made
+    made.abort()
+
+
+def put(writer, start, stop):
+    writer.write(start, {"a/activation": ROWS[start:stop]})
+
+
+def in_time(action):
+    """Do something that must not wait for ever; give what it raised."""
+    raised = []
+
+    def act():
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - handed to the test
+            raised.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive(), "dead-locked"
+    return raised[0] if raised else None
+
+
+def break_disk(monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_writer.ShardWriter, "append", fail)
+
+
+def test_an_error_of_the_thread_is_raised_by_a_later_write(writer, monkeypatch):
+    break_disk(monkeypatch)
+    error = in_time(lambda: [put(writer, k, k + 1) for k in range(100)])
+
+    assert isinstance(error, StoreError)
+    assert "is full" in str(error)
+    assert isinstance(error.__cause__, OSError)
+
+
+def test_an_error_of_the_thread_is_raised_by_finish(writer, monkeypatch):
+    break_disk(monkeypatch)
+    put(writer, 0, 200)
+
+    with pytest.raises(StoreError, match="is full"):
+        writer.finish()
+    with pytest.raises(StoreError, match="is full"):
+        writer.finish()
+
+
+def test_after_an_error_nothing_waits_for_ever(writer, monkeypatch, tmp_path):
+    break_disk(monkeypatch)
+    put(writer, 0, 200)
+    errors = [in_time(writer.finish) for _ in range(4)]
+    errors += [in_time(lambda: put(writer, 0, 1)) for _ in range(4)]
+
+    assert [type(error) for error in errors] == [StoreError] * 8
+    assert [in_time(writer.abort) for _ in range(4)] == [None] * 4
+    assert list(tmp_path.rglob("*.tmp-*")) == []
+
+
+def test_an_aborted_step_keeps_its_whole_units(writer, tmp_path):
+    put(writer, 0, 150)
+    assert [in_time(writer.abort) for _ in range(4)] == [None] * 4
+
+    assert open_store(tmp_path / "s").committed_ranges() == [range(128)]
+    assert writer.samples_committed == 128
+    assert list(tmp_path.rglob("*.tmp-*")) == []
+    with pytest.raises(StoreError, match=r"step 0 of .* is closed already"):
+        put(writer, 150, 160)
+
+
+def test_a_finished_step_takes_no_more(writer, tmp_path):
+    put(writer, 0, 200)
+    writer.finish()
+
+    assert writer.samples_committed == 200
+    assert writer.bytes_written == open_store(tmp_path / "s").nbytes
+    with pytest.raises(StoreError, match="is closed already"):
+        put(writer, 200, 201)
+
+
+def test_data_that_ends_too_early_are_an_error(writer):
+    put(writer, 0, 150)
+
+    with pytest.raises(DataError, match="must have 200 samples, as it said, but ended after 150"):
+        writer.finish()
+
+
+def test_data_that_end_at_a_unit_too_early_are_an_error(writer):
+    put(writer, 0, 128)
+
+    with pytest.raises(DataError, match="must have 200 samples, as it said, but ended after 128"):
+        writer.finish()
+
+
+@pytest.mark.parametrize(("start", "words"), [(20, "got 20 after 10"), (5, "got 5 after 10")])
+def test_a_gap_or_a_repetition_is_an_error(writer, start, words):
+    put(writer, 0, 10)
+    put(writer, start, start + 10)
+
+    with pytest.raises(StoreError, match=rf"samples must come in order: {words} \(unit 0\)"):
+        writer.finish()
+
+
+def test_samples_of_another_shape_are_an_error(writer):
+    writer.write(0, {"a/activation": np.zeros((10, 4), "float32")})
+
+    with pytest.raises(
+        DataError, match=r"samples of 'a' must all have shape \(3,\), got \(4,\): make the inputs"
+    ):
+        writer.finish()
+
+
+def test_samples_that_are_committed_may_come_again(tmp_path):
+    first = StepWriter(tmp_path / "s", make_spec())
+    put(first, 0, 100)
+    first.abort()
+    second = StepWriter(tmp_path / "s", make_spec())
+    put(second, 0, 200)
+    second.finish()
+
+    assert first.committed == {0}
+    np.testing.assert_array_equal(open_store(tmp_path / "s")["a"][:], ROWS)
+
+
+def test_the_queue_holds_no_more_than_a_few_batches(tmp_path):
+    gate = threading.Event()
+    alive = []
+
+    class Batch:
+        def __init__(self):
+            alive.append(self)
+
+    def convert(batch):
+        assert gate.wait(PATIENCE_S)
+        alive.remove(batch)
+        return ROWS[:1]
+
+    writer = StepWriter(tmp_path / "s", make_spec(), convert=convert)
+
+    def feed():
+        for start in range(200):
+            writer.write(start, {"a/activation": Batch()})
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    feeder.join(0.3)
+    waiting = len(alive)
+    gate.set()
+    feeder.join(PATIENCE_S)
+    writer.finish()
+
+    # One at work, two in the queue, one at the door.
+    assert 1 <= waiting <= 4
+    assert alive == []
+
+
+def test_a_batch_is_let_go_when_it_is_written(tmp_path):
+    import weakref
+
+    class Batch:
+        pass
+
+    writer = StepWriter(tmp_path / "s", make_spec(), convert=lambda batch: ROWS)
+    batch = Batch()
+    known = weakref.ref(batch)
+    writer.write(0, {"a/activation": batch})
+    del batch
+    writer.finish()
+
+    assert known() is None
+
+
+def test_a_step_of_unknown_length_grows_unit_by_unit(tmp_path):
+    writer = StepWriter(tmp_path / "s", make_spec(None))
+    for start in range(0, 200, 10):
+        put(writer, start, start + 10)
+    writer.abort()
+    growing = open_store(tmp_path / "s")["a"]
+    again = StepWriter(tmp_path / "s", make_spec(None))
+    put(again, 192, 200)
+    again.finish()
+
+    assert growing.shape == (192, 3)
+    for index in (slice(None), -1, slice(-5, None), [-1, 0], np.ones(192, bool)):
+        np.testing.assert_array_equal(growing[index], ROWS[:192][index])
+    np.testing.assert_array_equal(open_store(tmp_path / "s")["a"][:], ROWS)
+
+
+def test_a_short_last_unit_without_an_end_is_done_again(tmp_path):
+    writer = StepWriter(tmp_path / "s", make_spec(None))
+    put(writer, 0, 100)
+    writer.finish()
+    (tmp_path / "s" / "commits" / "0" / "complete.json").unlink()
+    again = StepWriter(tmp_path / "s", make_spec(None))
+    put(again, 64, 200)
+    again.finish()
+
+    assert open_store(tmp_path / "s").samples == 200
+    np.testing.assert_array_equal(open_store(tmp_path / "s")["a"][:], ROWS)
+
+
+def test_the_coordinate_of_a_long_step_goes_over_its_chunks(tmp_path):
+    rows = np.zeros((70_000, 3), "float32")
+    index = np.arange(70_000)[::-1].copy()
+    for name, known, samples in (("a", index, 70_000), ("b", None, None)):
+        writer = StepWriter(tmp_path / name, make_spec(samples, 192 * 64), sample_index=known)
+        writer.write(0, {"a/activation": rows})
+        writer.finish()
+    given, counted = (
+        open_store(tmp_path / name).to_xarray()["sample"].values for name in ("a", "b")
+    )
+
+    np.testing.assert_array_equal(given, index)
+    np.testing.assert_array_equal(counted, np.arange(70_000))
+
+
+def test_what_a_killed_run_left_is_swept_away(tmp_path):
+    root = tmp_path / "s"
+    StepWriter(root, make_spec()).abort()
+    stale = [
+        root / "run.json.tmp-1",
+        root / "data.zarr" / "zarr.json.tmp-1",
+        root / "data.zarr" / "0" / "a" / "activation" / "0.tmp-1",
+        root / "commits" / "0" / "u00000000.json.tmp-1",
+    ]
+    other = root / "data.zarr" / "1" / "a.tmp-1"
+    for path in (*stale, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    StepWriter(root, make_spec()).abort()
+
+    assert [path for path in stale if path.exists()] == []
+    assert other.exists()
