@@ -63,7 +63,7 @@ class Activations(Mapping[Site, Any]):
     torch.Size([2, 4, 8])
     """
 
-    __slots__ = ("_recording",)
+    __slots__ = ("__weakref__", "_recording")
 
     def __init__(self, recording: Recording | None = None) -> None:
         if not isinstance(recording, Recording | None):
@@ -152,7 +152,9 @@ class Activations(Mapping[Site, Any]):
         names = [str(site) for site in self.sites]
         if not names:
             return SiteNotFoundError(
-                f"{name!r} is not captured: nothing is, so run the model's forward first"
+                f"{name!r} is not captured: nothing is, so run the model's forward first (one that "
+                "was compiled before the tap passes it by: "
+                "torch.compiler.set_stance('force_eager') helps)"
             )
         hint = suggest(name, names)
         if name == ROOT_NAME and any(not site.path for site in self):

@@ -4,7 +4,8 @@
 user, gets the copy. So a snapshot shows what a layer put out at that moment even if the next layer
 works in place, at the price of a reference. The function is private to torch, so all knowledge of
 its holes stands here: it refuses storages that torch did not allocate itself (NumPy arrays, shared
-memory, sparse tensors), and those are cloned.
+memory, sparse tensors), and of quantized tensors it loses the quantizer; those are cloned. One hole
+stays: who took a NumPy view of a tensor before the snapshot still writes into the shared storage.
 """
 
 import torch
@@ -26,7 +27,7 @@ def snapshot(tensor: Tensor) -> Tensor:
     >>> kept
     tensor([0., 0.])
     """
-    if _lazy_clone is None:
+    if _lazy_clone is None or tensor.is_quantized:
         return tensor.clone()
     try:
         return _lazy_clone(tensor)

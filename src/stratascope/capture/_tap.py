@@ -205,10 +205,12 @@ class Tap(AbstractContextManager[Activations]):
 
         Warns if a selector's sites never ran in the captured forwards.
         """
-        if self._handles:
-            self._detach()
-            if (problem := self._describe_silent_sites()) is not None:
-                warnings.warn(problem, stacklevel=2)
+        if not self._handles:
+            return
+        self._detach()
+        # In the middle of a forward, as from a callback, the rest is not missing but unwanted.
+        if self._depth == 0 and (problem := self._describe_silent_sites()) is not None:
+            warnings.warn(problem, stacklevel=2)
 
     def check(self) -> None:
         """Make sure that every selector has delivered something in the forwards so far.

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torch import nn
+
+from stratascope.capture import evaluating
+from stratascope.capture._modes import probing
+
+
+@pytest.fixture
+def model():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Sequential(nn.Dropout(0.5)))
+    model.train()
+    model[1].eval()
+    model[2].training = False
+    return model
+
+
+def flags(model):
+    return [module.training for module in model.modules()]
+
+
+def test_every_module_gets_its_own_flag_back(model):
+    found = flags(model)
+    with evaluating(model):
+        inside = flags(model)
+
+    assert not any(inside)
+    assert flags(model) == found == [True, True, False, False, True]
+
+
+def test_the_flags_come_back_after_an_error(model):
+    found = flags(model)
+    with pytest.raises(ValueError, match="broken"), evaluating(model):
+        raise ValueError("broken")
+
+    assert flags(model) == found
+
+
+def test_the_flags_come_back_where_a_network_refuses_to_be_evaluated(model):
+    class Stubborn(nn.Linear):
+        def train(self, mode=True):
+            raise RuntimeError("always training")
+
+    model.append(Stubborn(2, 2))
+    found = flags(model)
+    with pytest.raises(RuntimeError, match="always training"), evaluating(model):
+        pass
+
+    assert flags(model) == found
+
+
+def test_a_look_takes_no_gradients_and_no_random_numbers(model):
+    expected = torch.get_rng_state()
+    with probing(model):
+        output = model(torch.rand(3, 2))
+        torch.rand(5)
+
+    assert not output.requires_grad
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert model[1].num_batches_tracked == 0
+
+
+def test_modes_may_be_nested(model):
+    found = flags(model)
+    with evaluating(model), probing(model), evaluating(model):
+        pass
+
+    assert flags(model) == found

@@ -1,0 +1,707 @@
+import copy
+import gc
+import re
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import stratascope as ss
+from networks import Loop, Prompted, Recurrent, Recursive, Reused, Tuples, conv1d_stack
+from stratascope.errors import CaptureError, SiteNotFoundError
+from stratascope.sites import Site
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+
+
+def names(acts):
+    return [str(site) for site in acts]
+
+
+class Collector:
+    """Keeps what it is called with."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, site, value):
+        self.seen.append((str(site), value))
+
+    @property
+    def names(self):
+        return [name for name, _ in self.seen]
+
+
+# Forwards
+
+
+def test_each_forward_replaces_the_last(model, x):
+    handle = ss.tap(model, "**")
+    model(x)
+    first = handle.activations["2"]
+    output = model(2 * x)
+
+    assert torch.equal(handle.activations["2"], output)
+    assert not torch.equal(handle.activations["2"], first)
+    assert handle.activations is handle.activations
+    handle.remove()
+
+
+def test_a_value_taken_before_the_next_forward_stays_as_it_was(model, x):
+    with ss.tap(model, "0") as acts:
+        model(x)
+        first = acts["0"]
+        expected = first.clone()
+        model(2 * x)
+
+    assert torch.equal(first, expected)
+
+
+def test_only_every_nth_forward_is_captured(model):
+    inputs = [torch.full((1, 4), float(index)) for index in range(7)]
+    handle = ss.tap(model, ":in", every=3)
+    captured = []
+    for value in inputs:
+        model(value)
+        captured.append(handle.activations[":in"][0, 0].item())
+    handle.remove()
+
+    assert captured == [0, 0, 0, 3, 3, 3, 6]
+
+
+def test_a_forward_that_is_not_captured_leaves_the_last_one_alone():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(4, 2), nn.Linear(4, 3)
+
+        def forward(self, x, branch):
+            return getattr(self, branch)(x)
+
+    model = Branches()
+    x = torch.ones(1, 4)
+    handle = ss.tap(model, ["Linear[1]", "Linear[2]"], every=2)
+    model(x, "right")
+    model(x, "left")
+
+    assert names(handle.activations) == ["right"]
+    assert handle.activations["Linear[1]"].shape == (1, 3)
+    assert "Linear[2]" not in handle.activations
+    with pytest.warns(UserWarning, match=r"nothing was captured at 'Linear\[2\]'"):
+        handle.remove()
+
+
+def test_nothing_is_captured_between_pause_and_resume(model, x):
+    handle = ss.tap(model, "**")
+    model(x)
+    kept = handle.activations["2"]
+    handle.pause()
+    handle.pause()
+    model(2 * x)
+    model[0](x)
+    between = handle.activations["2"]
+    handle.resume()
+    handle.resume()
+    output = model(3 * x)
+
+    assert between is kept
+    assert torch.equal(handle.activations["2"], output)
+    assert names(handle.activations) == ["0", "1", "2"]
+    handle.remove()
+
+
+def test_a_pause_does_not_count_as_forwards(model, x):
+    collected = Collector()
+    handle = ss.tap(model, "2", every=2, on_capture=collected)
+    model(x)
+    handle.pause()
+    model(x)
+    handle.resume()
+    model(x)
+    model(x)
+    handle.remove()
+
+    assert len(collected.seen) == 2
+
+
+def test_a_resume_in_the_middle_of_a_forward_waits_for_the_next(model, x):
+    handle = ss.tap(model, "**")
+    model(x)
+    handle.pause()
+    hook = model[1].register_forward_hook(lambda *_: handle.resume())
+    kept = handle.activations["2"]
+    model(2 * x)
+    hook.remove()
+
+    assert handle.activations["2"] is kept
+    output = model(3 * x)
+    assert torch.equal(handle.activations["2"], output)
+    handle.remove()
+
+
+def test_a_removed_tap_can_be_read_and_removed_again(model, x):
+    handle = ss.tap(model, "**")
+    output = model(x)
+    handle.remove()
+    handle.remove()
+    model(2 * x)
+
+    assert torch.equal(handle.activations["2"], output)
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+def test_a_removed_tap_is_not_entered_again(model, x):
+    with ss.tap(model, "**") as acts:
+        model(x)
+    handle = ss.tap(model, "**")
+    handle.remove()
+    with pytest.raises(CaptureError, match=r"this tap was removed: make a new one"), handle:
+        pass
+
+    assert len(acts) == 3
+
+
+def test_a_tap_can_be_removed_by_its_own_callback(model, x):
+    collected = []
+
+    def stop(site, value):
+        collected.append(str(site))
+        handle.remove()
+
+    handle = ss.tap(model, ["1", "0", "0:in"], on_capture=stop)
+    model(x)
+    model(x)
+
+    assert collected == ["0:in"]
+
+
+def test_what_is_popped_is_kept_here_no_longer(model, x):
+    handle = ss.tap(model, ["**", "Linear[2]"])
+    output = model(x)
+    taken = handle.pop()
+    left = len(handle.activations)
+    model(2 * x)
+
+    assert left == 0
+    assert torch.equal(taken["Linear[2]"], output)
+    assert torch.equal(taken["2"], output)
+    assert not torch.equal(handle.activations["2"], output)
+    handle.remove()
+
+
+def test_calls_outside_the_forward_of_the_model_are_appended(model, x):
+    with ss.tap(model, "**") as acts:
+        model(x)
+        model[0](2 * x)
+
+    assert names(acts) == ["0@1", "1", "2", "0@2"]
+    assert torch.equal(acts["0@2"], model[0](2 * x))
+
+
+def test_calls_before_any_forward_of_the_model_are_captured(model, x):
+    with ss.tap(model, "0") as acts:
+        output = model[0](x)
+
+    assert torch.equal(acts["0"], output)
+
+
+def test_a_model_that_calls_itself_is_one_forward():
+    model = Recursive()
+    with ss.tap(model, ["", "layer"], every=2) as acts:
+        model(torch.ones(1, 4))
+
+    assert names(acts) == ["layer@1", "layer@2", "layer@3", "model@1", "model@2", "model@3"]
+    assert torch.equal(acts["@1"], acts["@-1"])
+
+
+def test_two_taps_and_a_tap_within_a_tap_see_the_same(model, x):
+    with ss.tap(model, "**") as outer:
+        handle = ss.tap(model, ["0", "2"], dtype=torch.float64)
+        with ss.tap(model, "1") as inner:
+            model(x)
+        handle.remove()
+
+    assert names(outer) == ["0", "1", "2"]
+    assert names(inner) == ["1"]
+    assert torch.equal(inner["1"], outer["1"])
+    assert torch.equal(handle.activations["0"], outer["0"].double())
+
+
+def test_a_tap_of_a_part_sees_only_that_part():
+    part = Reused()
+    whole = nn.Sequential(nn.Linear(4, 4), part)
+    with ss.tap(part, "") as acts:
+        output = whole(torch.ones(1, 4))
+
+    assert torch.equal(acts[""], output)
+
+
+# Calls
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("relu", ["relu@1", "relu@2", "relu@3"]),
+        ("relu@1", ["relu@1"]),
+        ("relu@2", ["relu@2"]),
+        ("relu@-1", ["relu@3"]),
+        ("relu@-3:in", ["relu@1:in"]),
+        (["relu@1", "relu@-1"], ["relu@1", "relu@3"]),
+        ("relu@-1:grad", ["relu@3:grad"]),
+        ("relu@2:grad", ["relu@2:grad"]),
+        ("ReLU[1]@2", ["relu@2"]),
+        (["ReLU[1]@2", "ReLU[1]@-1"], ["relu@2", "relu@3"]),
+        ("ReLU[1]:grad", ["relu@3:grad", "relu@2:grad", "relu@1:grad"]),
+        (["layers.0:grad", "layers.0"], ["layers.0", "layers.0:grad"]),
+    ],
+    ids=str,
+)
+def test_calls_are_counted_from_the_first_and_from_the_last(selector, expected):
+    with ss.tap(Reused(), selector) as acts:
+        assert acts == {}
+    model = Reused()
+    collected = Collector()
+    watcher = ss.tap(model, selector, on_capture=collected)
+    with ss.tap(model, selector) as acts:
+        model(torch.ones(1, 4)).sum().backward()
+    watcher.remove()
+
+    assert names(acts) == expected
+    assert [name.replace("@1", "") for name in expected] == collected.names
+    for site, (_, value) in zip(acts, collected.seen, strict=True):
+        assert torch.equal(acts[site], value)
+
+
+def test_a_gradient_and_its_output_have_the_same_call_number(model, x):
+    with ss.tap(model, ["**:grad", "**", "Linear[2]:grad"]) as acts:
+        model(x).sum().backward()
+
+    assert names(acts) == ["0", "1", "2", "2:grad", "1:grad", "0:grad"]
+    assert torch.equal(acts["Linear[2]:grad"], torch.ones(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("sites", "silent"),
+    [
+        ("small", "'small'"),
+        (["cell", "small:in"], "'small:in'"),
+        (["cell@1", "cell@3"], "'cell@3'"),
+        (["cell@1", "cell@-2"], "'cell@-2'"),
+        (["cell", "Linear[3]"], "'Linear[3]'"),
+        (["Linear[1]@2"], "'Linear[1]@2'"),
+        (["cell", "small", "cell@9"], "'cell@9', 'small'"),
+    ],
+)
+def test_a_selector_whose_sites_never_ran_is_an_error_at_the_end_of_the_block(sites, silent):
+    model = Loop()
+    nn.init.ones_(model.cell.weight)
+    message = f"nothing was captured at {silent}: the forward does not call these modules, calls "
+    with (
+        pytest.raises(CaptureError, match=re.escape(message)),
+        torch.no_grad(),
+        ss.tap(model, sites),
+    ):
+        model(torch.full((1, 4), 0.75))
+
+
+def test_a_selector_that_was_reached_once_is_no_longer_missing():
+    model = Loop()
+    nn.init.ones_(model.cell.weight)
+    nn.init.zeros_(model.cell.bias)
+    with ss.tap(model, ["small", "large"]):
+        model(torch.full((1, 4), 0.75))
+        model(torch.full((1, 4), -0.75))
+
+
+def test_a_glob_of_which_some_modules_ran_is_satisfied():
+    model = Loop()
+    with ss.tap(model, "**") as acts:
+        model(torch.full((1, 4), 0.75))
+
+    assert len({site.path for site in acts}) == 2
+
+
+def test_a_block_without_a_forward_is_no_error(model):
+    with ss.tap(model, "**") as acts:
+        pass
+
+    assert len(acts) == 0
+
+
+def test_removing_a_tap_whose_sites_never_ran_warns():
+    model = Loop()
+    handle = ss.tap(model, ["small", "large"])
+    model(torch.ones(1, 4))
+    with pytest.warns(UserWarning, match="nothing was captured at '(small|large)'") as caught:
+        handle.remove()
+    handle.remove()
+
+    assert caught[0].filename == __file__
+
+
+def test_gradients_without_a_backward_are_missed_with_the_reason(model, x):
+    message = "nothing was captured at '0:grad': no backward.. reached them while the tap was on"
+    with pytest.raises(CaptureError, match=message), ss.tap(model, ["2", "0:grad"]):
+        model(x)
+
+
+# What is kept
+
+
+def test_values_are_cut_off_the_graph_by_default(model, x):
+    with ss.tap(model, ["**", "**:in"]) as acts:
+        model(x)
+
+    assert not any(value.requires_grad for value in acts.values())
+
+
+def test_on_request_a_loss_on_an_activation_trains_the_network(model, x):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    with ss.tap(model, "0", detach=False) as acts:
+        for _ in range(5):
+            model(x)
+            loss = acts["0"].square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+
+    assert losses == sorted(losses, reverse=True)
+    assert model[2].weight.grad is None
+
+
+def test_a_cast_is_for_floating_point_tensors_only():
+    class Mixed(nn.Module):
+        def forward(self, x):
+            return x, x > 0, (x * 10).int(), torch.complex(x, x)
+
+    model = Mixed()
+    with ss.tap(model, "", dtype=torch.float16) as acts:
+        model(torch.randn(3))
+
+    assert [tensor.dtype for tensor in acts[""]] == [
+        torch.float16, torch.bool, torch.int32, torch.complex64,
+    ]  # fmt: skip
+
+
+def test_values_can_be_put_on_a_device(model, x):
+    with ss.tap(model, "0", device="cpu") as kept, ss.tap(model, "0", device="meta") as shapes:
+        model(x)
+
+    assert torch.equal(kept["0"], model[0](x))
+    assert shapes["0"].is_meta
+    assert shapes["0"].shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"device": "cpu"}, {"dtype": torch.float32}, {"transform": lambda tensor: tensor}],
+    ids=str,
+)
+def test_a_conversion_that_changes_nothing_still_protects_from_later_writes(model, x, settings):
+    with ss.tap(model, "0", **settings) as acts:
+        model(x)
+
+    assert torch.equal(acts["0"], model[0](x))
+    assert (acts["0"] < 0).any()
+
+
+def test_a_transform_is_applied_before_anything_is_kept(model, x):
+    with ss.tap(model, ["0", "2"], transform=lambda t: t.mean(0), dtype=torch.float64) as acts:
+        output = model(x)
+
+    assert torch.equal(acts["2"], output.detach().mean(0).double())
+    assert acts["0"].shape == (4,)
+
+
+def test_a_slice_survives_a_later_write_and_lets_go_of_the_rest(model, x):
+    with ss.tap(model, "0", transform=lambda tensor: tensor[:, :1]) as acts:
+        model(x)
+
+    assert torch.equal(acts["0"], model[0](x)[:, :1])
+    assert acts["0"].untyped_storage().nbytes() == 3 * 4
+
+
+def test_a_transform_that_writes_does_not_reach_the_network(model, x):
+    expected = model(x)
+    with ss.tap(model, ["**", ":in"], transform=lambda tensor: tensor.zero_()) as acts:
+        output = model(x)
+
+    assert torch.equal(output, expected)
+    assert x.any()
+    assert not acts["0"].any()
+
+
+def test_writing_into_what_was_kept_does_not_reach_the_network(model, x):
+    expected = model(x)
+    handle = ss.tap(model, ["**", "**:in"], on_capture=lambda site, value: value.fill_(7))
+    output = model(x)
+    handle.remove()
+
+    assert torch.equal(output, expected)
+    assert x.max() < 7
+
+
+def test_a_parameter_that_is_put_out_is_kept_as_it_was():
+    model = Prompted()
+    with ss.tap(model, ["prompt", "prompt:in"]) as acts:
+        model(torch.ones(1, 4))
+    with torch.no_grad():
+        model.prompt.weight.zero_()
+
+    assert type(acts["prompt"]) is torch.Tensor
+    assert acts["prompt"].tolist() == [1, 1, 1, 1]
+    assert acts["prompt:in"] == ()
+
+
+def test_an_output_that_holds_no_tensor_is_kept_as_it_is():
+    class Silent(nn.Module):
+        def forward(self, x):
+            return None
+
+    model = nn.Sequential(Silent())
+    with ss.tap(model, "0") as acts:
+        model(torch.ones(1))
+
+    assert acts["0"] is None
+    assert repr(acts) == "Activations of 1 sites\n  0  NoneType"
+
+
+def test_under_inference_mode_values_are_kept_as_ever(model, x):
+    with torch.inference_mode(), ss.tap(model, "**") as acts:
+        model(x)
+
+    assert torch.equal(acts["0"], model[0](x))
+
+
+# Callbacks
+
+
+def test_a_callback_gets_every_value_and_nothing_is_kept():
+    model = Reused()
+    collected = Collector()
+    with ss.tap(model, ["relu", "layers.0"], on_capture=collected) as acts:
+        output = model(torch.ones(2, 4))
+
+    assert collected.names == ["layers.0", "relu", "relu@2", "relu@3"]
+    assert torch.equal(collected.seen[-1][1], output)
+    assert len(acts) == 0
+
+
+def test_a_callback_gets_gradients_of_several_tensors_once_and_whole():
+    model = nn.LSTM(3, 4)
+    collected = Collector()
+    handle = ss.tap(model, ":grad", on_capture=collected)
+    output, (hidden, _) = model(torch.randn(5, 3))
+    (output.sum() + 2 * hidden.sum()).backward()
+    handle.remove()
+
+    ((name, (of_output, (of_hidden, of_cell))),) = collected.seen
+    assert name == "model:grad"
+    assert of_output.shape == output.shape
+    assert torch.equal(of_hidden, torch.full_like(hidden, 2))
+    assert of_cell is None
+
+
+def test_a_removed_callback_is_not_called_by_a_late_backward(model, x):
+    collected = Collector()
+    handle = ss.tap(model, ["2", "2:grad"], on_capture=collected)
+    loss = model(x).sum()
+    with pytest.warns(UserWarning, match="nothing was captured at '2:grad'"):
+        handle.remove()
+    loss.backward()
+
+    assert collected.names == ["2"]
+
+
+def test_an_error_of_a_callback_in_a_backward_comes_from_the_backward(model, x):
+    def refuse(site, value):
+        raise ValueError("no")
+
+    with (
+        pytest.raises(CaptureError, match="on_capture failed at '2:grad': ValueError: no"),
+        ss.tap(model, "2:grad", on_capture=refuse),
+    ):
+        model(x).sum().backward()
+
+
+# Gradients
+
+
+def test_a_late_backward_belongs_to_its_own_forward(model, x):
+    handle = ss.tap(model, ["2", "2:grad"])
+    first = model(x).sum()
+    before = handle.pop()
+    second = 3 * model(2 * x).sum()
+    first.backward()
+    after_first = names(handle.activations)
+    second.backward()
+    handle.remove()
+
+    assert after_first == ["2"]
+    assert torch.equal(before["2:grad"], torch.ones(3, 2))
+    assert torch.equal(handle.activations["2:grad"], torch.full((3, 2), 3.0))
+
+
+def test_the_gradient_is_the_one_before_a_later_write(model, x):
+    with ss.tap(model, "0:grad") as acts:
+        output = model(x)
+        output.sum().backward()
+    hidden = model[0](x)
+    expected = (torch.ones(3, 2) @ model[2].weight) * (hidden > 0)
+
+    assert torch.equal(acts["0:grad"], expected.detach())
+
+
+def test_gradients_of_a_tuple_come_in_its_structure():
+    model = Tuples()
+    with ss.tap(model, "pair:grad") as acts:
+        model(torch.ones(1, 4)).sum().backward()
+    left, (right, nothing) = acts["pair:grad"]
+
+    assert left.shape == (1, 3)
+    assert torch.equal(right, model.join.weight[:, 3:])
+    assert nothing is None
+
+
+def test_the_gradient_of_a_parameter_that_is_put_out_leaves_no_hook():
+    model = Prompted()
+    handle = ss.tap(model, "prompt:grad")
+    for factor in (1, 2):
+        (factor * model(torch.ones(1, 4)).sum()).backward()
+        assert len(model.prompt.weight._backward_hooks) == 1
+    expected = 2 * model.head.weight.sum(0)
+    handle.remove()
+
+    assert torch.allclose(handle.activations["prompt:grad"], expected)
+    assert not model.prompt.weight._backward_hooks
+
+
+@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "saved-tensors"])
+def test_what_checkpointing_computes_again_is_not_a_second_call(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+
+        def forward(self, x):
+            return checkpoint(self.body, x, use_reentrant=reentrant)
+
+    model = Checkpointed()
+    with ss.tap(model, ["**", "Linear[1]"]) as acts:
+        model(torch.ones(1, 4, requires_grad=True)).sum().backward()
+
+    assert names(acts) == ["body.0", "body.1", "body"]
+    assert model.body[0].weight.grad is not None
+
+
+# Copies, compilation, memory
+
+
+def test_a_copy_of_a_tapped_network_does_not_write_into_the_tap(model, x):
+    handle = ss.tap(model, ["**", "**:in", "Linear[1]"])
+    output = model(x)
+    shadow = copy.deepcopy(model)
+    shadow(2 * x)
+
+    assert torch.equal(handle.activations["2"], output)
+    assert names(handle.activations) == ["0:in", "0", "1:in", "1", "2:in", "2"]
+    handle.remove()
+
+
+@pytest.fixture
+def compiled(model):
+    yield torch.compile(model, backend="eager")
+    torch._dynamo.reset()
+
+
+def test_a_network_compiled_before_the_tap_is_captured_in_eager_stance_only(model, compiled, x):
+    compiled(x)
+    with ss.tap(model, "**") as acts:
+        compiled(x)
+    with pytest.raises(SiteNotFoundError, match="one that was compiled before the tap"):
+        acts["2"]
+    with torch.compiler.set_stance("force_eager"), ss.tap(model, "**") as acts:
+        output = compiled(x)
+
+    assert torch.equal(acts["2"], output)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of what Dynamo makes of the hooks
+def test_a_network_compiled_after_the_tap_is_captured(model, compiled, x):
+    handle = ss.tap(model, "**")
+    for factor in (1, 2, 3):
+        output = compiled(factor * x)
+
+        assert names(handle.activations) == ["0", "1", "2"]
+        assert torch.equal(handle.activations["2"], output)
+        assert (handle.activations["0"] < 0).any()
+    handle.remove()
+
+
+def test_after_the_block_nothing_keeps_the_network_or_its_values(x):
+    def run():
+        model = Recurrent(nn.LSTM)
+        with ss.tap(model, ["", "**", "**:in", "**:grad", "LSTM[1]", "head@-1"]) as acts:
+            model(torch.randn(2, 5, 3)).sum().backward()
+        return weakref.ref(model), weakref.ref(acts["head"]), weakref.ref(acts)
+
+    gc.disable()
+    try:
+        assert [reference() for reference in run()] == [None, None, None]
+    finally:
+        gc.enable()
+
+
+def test_a_lasting_tap_holds_one_forward_however_many_there_were():
+    model = conv1d_stack()
+    handle = ss.tap(model, ["**", "**:in", "**:grad", "Conv1d[2]@-1"])
+    alive = []
+    gc.disable()
+    try:
+        for _ in range(50):
+            model(torch.randn(2, 1, 9)).sum().backward()
+            alive.append(weakref.ref(handle.activations["4"]))
+            alive.append(weakref.ref(handle.activations["4:grad"]))
+        living = sum(reference() is not None for reference in alive)
+    finally:
+        gc.enable()
+    handle.remove()
+
+    assert living == 2
+    assert len(handle.activations) == 15
+
+
+def test_a_tap_can_be_told_by_its_check_before_the_end():
+    model = Loop()
+    handle = ss.tap(model, ["cell", "cell@9"])
+    handle.check()
+    model(torch.ones(1, 4))
+    with pytest.raises(CaptureError, match="nothing was captured at 'cell@9'"):
+        handle.check()
+    with pytest.warns(UserWarning, match="cell@9"):
+        handle.remove()
+
+
+def test_selectors_of_every_kind_can_be_mixed(model, x):
+    sites = [model[0], nn.ReLU, lambda name, module: name == "2", Site("", "in"), "Linear[2]:in"]
+    with ss.tap(model, sites) as acts:
+        model(x)
+
+    assert names(acts) == ["model:in", "0", "1", "2:in", "2"]
+    assert torch.equal(acts["Linear[2]:in"], acts["1"])
+    with pytest.raises(SiteNotFoundError, match=re.escape("'Linear[1]:in' is not captured")):
+        acts["Linear[1]:in"]
