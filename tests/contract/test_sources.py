@@ -137,7 +137,7 @@ def test_a_limit_keeps_exactly_the_first_samples(kind, tmp_path, limit):
     np.testing.assert_array_equal(np.stack(list(found.values())), signals()[:kept])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if kind not in ("generator", "DataLoader with workers")]
