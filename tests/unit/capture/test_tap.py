@@ -209,6 +209,16 @@ def test_calls_outside_the_forward_of_the_model_are_appended(model, x):
     assert torch.equal(acts["0@2"], model[0](2 * x))
 
 
+def test_calls_by_a_hook_on_the_input_belong_to_the_forward_that_follows(model, x):
+    model.register_forward_pre_hook(lambda module, args: (module[0](*args),))
+    with ss.tap(model, "**") as acts:
+        model(x)
+        model(2 * x)
+
+    assert names(acts) == ["0@1", "0@2", "1", "2"]
+    assert torch.equal(acts["0@1"], model[0](2 * x))
+
+
 def test_calls_before_any_forward_of_the_model_are_captured(model, x):
     with ss.tap(model, "0") as acts:
         output = model[0](x)
@@ -514,6 +524,22 @@ def test_a_callback_gets_gradients_of_several_tensors_once_and_whole():
     assert of_output.shape == output.shape
     assert torch.equal(of_hidden, torch.full_like(hidden, 2))
     assert of_cell is None
+
+
+def test_a_forward_that_fails_hands_over_no_last_call():
+    class Failing(Reused):
+        def forward(self, x):
+            super().forward(x)
+            raise ValueError("broken")
+
+    model = Failing()
+    collected = Collector()
+    handle = ss.tap(model, ["relu@-1", "relu@1"], on_capture=collected)
+    with pytest.raises(ValueError, match="broken"):
+        model(torch.ones(1, 4))
+    handle.remove()
+
+    assert collected.names == ["relu"]
 
 
 def test_a_removed_callback_is_not_called_by_a_late_backward(model, x):
