@@ -229,8 +229,8 @@ class _Run:
             free = shutil.disk_usage(self._root).free
             if need > free:
                 warnings.warn(
-                    f"{spec.samples} samples take up to {need / 1e9:,.1f} GB uncompressed, and "
-                    f"{free / 1e9:,.1f} GB are free: dtype='float16', a transform or fewer sites "
+                    f"{spec.samples} samples take up to {need / 1e6:,.0f} MB uncompressed, and "
+                    f"{free / 1e6:,.0f} MB are free: dtype='float16', a transform or fewer sites "
                     "store less",
                     stacklevel=4,
                 )

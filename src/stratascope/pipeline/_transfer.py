@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stratascope.capture import Activations, Tap, map_tensors, named_tensors
 from stratascope.errors import DataError, StratascopeError
 from stratascope.pipeline._source import Batch
+from stratascope.store import name_samples
 
 
 @contextmanager
@@ -51,6 +52,11 @@ def run_forward(
     except StratascopeError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if _is_out_of_memory(error):
+            raise DataError(
+                f"memory must hold a forward of {batch.size} samples, but did not: "
+                f"{_first_line(error)}. Use a smaller batch_size (--batch-size)"
+            ) from error
         raise DataError(
             f"the model cannot take samples {span(batch)} of the data, "
             f"{_describe_inputs(args, kwargs)}: {_first_line(error)}. Give data of the shape and "
@@ -67,13 +73,18 @@ def _describe_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return ", ".join(listed) or "no tensor"
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch raises a plain RuntimeError of its allocator.
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def span(batch: Batch) -> str:
     """Name the samples of a batch, as ``0 to 63``."""
-    return f"{batch.start} to {batch.start + batch.size - 1}"
+    return name_samples(batch.start, batch.start + batch.size - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,6 +268,15 @@ def _regular(shape: tuple[int, ...]) -> dict[str, Any]:
     return {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
 
 
+def name_samples(first: int, last: int) -> str:
+    """Name a range of samples for people.
+
+    >>> name_samples(0, 63), name_samples(3, 3)
+    ('0 to 63', '3')
+    """
+    return str(first) if first == last else f"{first} to {last}"
+
+
 def encode_json(plain: Any) -> bytes:
     """Write JSON that is the same for the same content, and pleasant to read."""
     return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode()

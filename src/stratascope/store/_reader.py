@@ -20,6 +20,7 @@ from stratascope.store._layout import (
     ArraySpec,
     Paths,
     StepSpec,
+    name_samples,
 )
 
 if TYPE_CHECKING:
@@ -313,9 +314,10 @@ class StoredArray:
             raise
         except (ValueError, RuntimeError, OSError) as error:
             raise StoreError(
-                f"step {self._store.step}, site '{self._spec.site}', samples {wanted.min()} to "
-                f"{wanted.max()} cannot be read: {error}. A shard is damaged; other samples and "
-                "sites are not touched"
+                f"step {self._store.step}, site '{self._spec.site}', samples "
+                f"{name_samples(wanted.min(), wanted.max())} cannot be read: "
+                f"{str(error).rstrip('.')}. A shard is damaged; other samples and sites are not "
+                "touched"
             ) from error
         raise IndexError("index with one list or mask at a time; index the result for more")
 

@@ -448,7 +448,7 @@ def test_the_settings_are_kept_with_the_data(run):
 def test_more_than_the_disk_holds_is_warned_of_at_the_beginning(run, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
 
-    with pytest.warns(UserWarning, match=r"150 samples take up to .* GB uncompressed, and 0\.0 GB"):
+    with pytest.warns(UserWarning, match=r"150 samples take up to .* MB uncompressed, and 0 MB"):
         run(convnet())
 
 
