@@ -200,7 +200,9 @@ def _match_one(table: ModuleTable, selector: Selector) -> tuple[Match, ...]:
         )
     if not paths:
         raise SiteNotFoundError(f"{name} {problem}. {_how_to_list(table)}")
-    return tuple(Match(name, path) for path in paths)
+    # A module is told by its name, as its class would hide which one was never reached.
+    named = isinstance(selector, type) or not hasattr(selector, "named_modules")
+    return tuple(Match(name if named else path or ROOT_NAME, path) for path in paths)
 
 
 def _match_site(table: ModuleTable, site: Site) -> tuple[Match, ...]:

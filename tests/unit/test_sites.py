@@ -226,6 +226,17 @@ def test_an_index_of_a_class_waits_for_the_order_in_which_modules_run():
     assert {match.text for match in matches} == {"Conv1d[2]:in"}
 
 
+def test_a_match_says_what_it_was_picked_by():
+    def picks_tanh(name, module):
+        return isinstance(module, nn.Tanh)
+
+    matches = match_sites(TABLE, [MODEL, MODEL.enc[1], nn.Conv2d, picks_tanh, "h*d"])
+
+    assert [match.selector for match in matches] == [
+        "model", "enc.1", "picks_tanh", "Conv2d", "h*d",
+    ]  # fmt: skip
+
+
 def test_a_module_of_that_very_name_goes_before_every_other_reading():
     table = table_of("model", "Linear[1]", "x*y", "xay", "a:in", "b@2")
 

@@ -335,6 +335,15 @@ def test_a_selector_that_was_reached_once_is_no_longer_missing():
         model(torch.full((1, 4), -0.75))
 
 
+def test_of_two_modules_of_one_class_the_one_that_never_ran_is_named():
+    model = Loop()
+    with (
+        pytest.raises(CaptureError, match="nothing was captured at '(small|large)': the forward"),
+        ss.tap(model, [model.small, model.large, model.cell]),
+    ):
+        model(torch.ones(1, 4))
+
+
 def test_a_glob_of_which_some_modules_ran_is_satisfied():
     model = Loop()
     with ss.tap(model, "**") as acts:
