@@ -13,12 +13,16 @@ _HOMES = {
     "SiteInfo": "stratascope.capture",
     "Store": "stratascope.store",
     "Tap": "stratascope.capture",
+    "Trace": "stratascope.capture",
+    "debug": "stratascope.capture",
     "extract": "stratascope.pipeline._extract",
     "open_store": "stratascope.store",
     "select": "stratascope.capture",
+    "split": "stratascope.capture",
     "submodel": "stratascope.capture",
     "survey": "stratascope.capture",
     "tap": "stratascope.capture",
+    "trace": "stratascope.capture",
 }
 _MODULES = ("errors", "render")
 

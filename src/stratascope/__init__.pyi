@@ -3,10 +3,14 @@ from . import render as render
 from .capture import Activations as Activations
 from .capture import SiteInfo as SiteInfo
 from .capture import Tap as Tap
+from .capture import Trace as Trace
+from .capture import debug as debug
 from .capture import select as select
+from .capture import split as split
 from .capture import submodel as submodel
 from .capture import survey as survey
 from .capture import tap as tap
+from .capture import trace as trace
 from .pipeline._extract import extract as extract
 from .sites import Site as Site
 from .store import Store as Store

@@ -478,4 +478,6 @@ def test_a_submodel_runs_no_module_after_its_last_site(case: Case):
             hook.remove()
 
         assert list(acts) == [wanted]
-        assert ran == [site.path for site in order[: position + 1]]
+        allowed = [site.path for site in order[: position + 1]]
+        # A graph holds no containers, and no branch that the site does not need.
+        assert ran == allowed if part.method == "stop" else set(ran) <= set(allowed)

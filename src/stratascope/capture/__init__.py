@@ -3,21 +3,26 @@
 from stratascope.capture._activations import Activations
 from stratascope.capture._modes import evaluating
 from stratascope.capture._structure import map_tensors, named_tensors
-from stratascope.capture._submodel import Submodel, submodel
+from stratascope.capture._submodel import Submodel, split, submodel
 from stratascope.capture._survey import SiteInfo, match_forward_sites, select, survey
 from stratascope.capture._tap import Tap, tap
+from stratascope.capture._trace import Trace, debug, trace
 
 __all__ = [
     "Activations",
     "SiteInfo",
     "Submodel",
     "Tap",
+    "Trace",
+    "debug",
     "evaluating",
     "map_tensors",
     "match_forward_sites",
     "named_tensors",
     "select",
+    "split",
     "submodel",
     "survey",
     "tap",
+    "trace",
 ]

@@ -1,13 +1,20 @@
-"""The route by a submodel: a network that computes only as far as the wanted sites."""
+"""The route by a submodel: a network that computes only what the wanted sites need."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, fx, nn
 
-from stratascope.capture._activations import Activations, number_calls
+from stratascope.capture._activations import Activations, Recording, number_calls
+from stratascope.capture._graph import GraphError, cut_in_two, cut_values
+from stratascope.capture._modes import probing
+from stratascope.capture._structure import named_tensors
 from stratascope.capture._survey import match_forward_sites, select
 from stratascope.capture._tap import tap
+from stratascope.errors import CaptureError
 from stratascope.sites import Selector, Site
 
 
@@ -15,30 +22,53 @@ class _WantedSitesDone(BaseException):
     """Leaves the forward; no Exception, so that no handler of the network's own stops it."""
 
 
-class Submodel(nn.Module):
-    """A network that runs until its wanted sites have their values; made by `submodel`.
+class Submodel(nn.Module, ABC):
+    """A network that computes only what its wanted sites need; made by `submodel`.
 
     Attributes:
-        model: The network it was made from, whose parameters it shares.
         sites: The sites whose values it returns, in the order of execution.
-        method: ``"stop"``: it runs the model itself and leaves it after the last wanted site.
+        method: ``"graph"``: what the sites do not need is cut away. ``"stop"``: it runs the model
+            itself and leaves it after the last wanted site.
+        reason: Why it was not cut by graph, or ``""``.
     """
 
-    method: Literal["stop"] = "stop"
+    method: Literal["graph", "stop"]
 
-    def __init__(self, model: nn.Module, sites: tuple[Site, ...]) -> None:
+    def __init__(self, sites: tuple[Site, ...], reason: str = "") -> None:
         super().__init__()
-        self.model = model
         self.sites = sites
+        self.reason = reason
+
+    @abstractmethod
+    def forward(self, *args: Any, **kwargs: Any) -> Activations:
+        """Compute the wanted sites; takes what the model takes, and keeps the autograd graph."""
+
+    def extra_repr(self) -> str:
+        """Show the sites and the way they are reached, for ``print``."""
+        why = f" ({self.reason})" if self.reason else ""
+        return f"sites={[str(site) for site in self.sites]}, method={self.method!r}{why}"
+
+
+class StopSubmodel(Submodel):
+    """Runs the model itself and stops; works for everything that can be tapped.
+
+    Attributes:
+        model: The network it was made from, the unused part included.
+    """
+
+    method = "stop"
+
+    def __init__(self, model: nn.Module, sites: tuple[Site, ...], reason: str) -> None:
+        super().__init__(sites, reason)
+        self.model = model
 
     def forward(self, *args: Any, **kwargs: Any) -> Activations:
-        """Compute the wanted sites; takes what the model takes, and keeps the autograd graph.
+        """Compute the wanted sites.
 
         Raises:
             CaptureError: The forward ended without reaching one of the sites.
         """
         last = self.sites[-1]
-        module = self.model.get_submodule(last.path)
         with tap(self.model, self.sites, detach=False) as acts:
 
             def stop(*_: Any) -> None:
@@ -46,6 +76,7 @@ class Submodel(nn.Module):
                     raise _WantedSitesDone
 
             # Registered after the tap's own hooks, so the last value is there when this one runs.
+            module = self.model.get_submodule(last.path)
             if last.port == "in":
                 stopper = module.register_forward_pre_hook(stop)
             else:
@@ -59,40 +90,154 @@ class Submodel(nn.Module):
         number_calls(acts, self.sites)
         return acts
 
-    def extra_repr(self) -> str:
-        """Show the sites and the way they are reached, for ``print``."""
-        return f"sites={[str(site) for site in self.sites]}, method={self.method!r}"
+
+class GraphSubmodel(Submodel):
+    """Runs a graph of the model from which everything else was cut away.
+
+    Attributes:
+        graph: The graph as a module that returns a dict of values by site; ``torch.export`` and
+            ONNX take it.
+    """
+
+    method = "graph"
+
+    def __init__(self, graph: fx.GraphModule, sites: tuple[Site, ...]) -> None:
+        super().__init__(sites)
+        self.graph = graph
+
+    def forward(self, *args: Any, **kwargs: Any) -> Activations:
+        """Compute the wanted sites."""
+        found = self.graph(*args, **kwargs)
+        recording = Recording()
+        for site in self.sites:
+            key = (site.path, site.port, site.call or 1)
+            recording.values[key] = found[str(site)]
+            recording.counts[site.path, site.port] = 1
+        acts = Activations(recording)
+        number_calls(acts, self.sites)
+        return acts
 
 
 def submodel(
-    model: nn.Module, sites: Selector | Iterable[Selector], *, example: tuple[Any, ...]
+    model: nn.Module,
+    sites: Selector | Iterable[Selector],
+    *,
+    example: tuple[Any, ...],
+    share: bool = True,
 ) -> Submodel:
-    """Cut out a network that computes only as far as the wanted sites.
+    """Cut out a network that computes only what the wanted sites need.
 
-    What would run after the last of them does not run. The example shows in which order the
-    sites come; for a network whose control flow depends on its input, sites that come later than
-    in the example are cut off with the rest.
+    Where torch.fx can trace the model, and the graph gives the same bits as the model on the
+    example, everything else is cut away: later layers, branches that feed nothing wanted, and their
+    parameters. Elsewhere the model itself runs and is left after the last wanted site; the example
+    shows in which order the sites come, and what comes later than in it is cut off with the rest.
+    ``print`` of the result says which it is, and why.
 
     Args:
-        model: The network; it is run once in evaluation mode, and its parameters are shared.
+        model: The network; it is run in evaluation mode, and left as it was.
         sites: Names, globs, modules, classes, predicates; gradients are no value of a forward.
         example: Positional arguments for one forward of the model.
+        share: Use the model's own parameters and buffers, so that training one trains both; False
+            takes copies.
 
     Returns:
         A module that takes what the model takes and returns the `Activations` of the sites.
 
     Raises:
         SiteNotFoundError: A selector matches nothing.
-        CaptureError: A gradient is asked for.
+        CaptureError: A gradient is asked for, or a site does not run for the example.
 
     >>> import torch, stratascope as ss
     >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
     >>> x = torch.randn(2, 1, 10)
     >>> part = ss.submodel(model, "1", example=(x,))
     >>> part.sites, part.method
-    ((Site(path='1', port='out', call=None),), 'stop')
+    ((Site(path='1', port='out', call=None),), 'graph')
     >>> torch.equal(part(x)["1"], model[:2](x))
     True
     """
     match_forward_sites(model, sites)
-    return Submodel(model, select(model, sites, example=example))
+    found = select(model, sites, example=example)
+    if not share:
+        model = deepcopy(model)
+    try:
+        part = GraphSubmodel(cut_values(model, found), found)
+        _check_equal(part, model, found, example)
+    except GraphError as error:
+        return StopSubmodel(model, found, str(error))
+    return part
+
+
+def split(
+    model: nn.Module, site: Selector, *, example: tuple[Any, ...]
+) -> tuple[nn.Module, nn.Module]:
+    """Cut a network at a site into a head and a tail, with ``tail(head(x)) == model(x)``.
+
+    What crosses the cut beside the site, such as a skip connection, is handed on too: the head
+    gives the site's value, or a tuple of all that the tail needs. Both share the model's
+    parameters. The equation is checked bit for bit on the example.
+
+    Args:
+        model: The network; it is run in evaluation mode, and left as it was.
+        site: Where to cut: one site.
+        example: Positional arguments for one forward of the model.
+
+    Raises:
+        SiteNotFoundError: The selector matches nothing.
+        CaptureError: It matches several sites, or the model has no graph that can be cut: its
+            control flow depends on its input, say. The message says why.
+
+    >>> import torch, stratascope as ss
+    >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
+    >>> x = torch.randn(2, 1, 10)
+    >>> head, tail = ss.split(model, "1", example=(x,))
+    >>> torch.equal(tail(head(x)), model(x))
+    True
+    """
+    match_forward_sites(model, site)
+    found = select(model, site, example=example)
+    if len(found) != 1:
+        listed = ", ".join(f"'{one}'" for one in found)
+        raise CaptureError(f"a network is split at one site, got {len(found)}: choose of {listed}")
+    try:
+        head, tail = cut_in_two(model, found[0])
+    except GraphError as error:
+        raise CaptureError(
+            f"the network cannot be split at '{found[0]}': {error}. stratascope.submodel gives its "
+            "head all the same"
+        ) from error
+    with probing(model):
+        whole, halves = model(*example), tail(head(*example))
+    if not _is_equal(whole, halves):
+        raise CaptureError(
+            f"the network cannot be split at '{found[0]}': its graph gives other values than "
+            "the network does"
+        )
+    return head, tail
+
+
+def _check_equal(
+    part: Submodel, model: nn.Module, sites: tuple[Site, ...], example: tuple[Any, ...]
+) -> None:
+    with probing(model):
+        with tap(model, sites) as acts:
+            model(*example)
+        try:
+            cut = part(*example)
+        except Exception as error:
+            raise GraphError(f"its graph does not run: {error}") from error
+    if not all(_is_equal(acts[site], cut[site]) for site in sites):
+        raise GraphError("its graph gives other values than the model does")
+
+
+def _is_equal(first: Any, second: Any) -> bool:
+    mine, others = list(named_tensors(first)), list(named_tensors(second))
+    return [place for place, _ in mine] == [place for place, _ in others] and all(
+        _is_same(one, other) for (_, one), (_, other) in zip(mine, others, strict=True)
+    )
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return bool(torch.isclose(one, other, rtol=0, atol=0, equal_nan=True).all())

@@ -21,7 +21,7 @@ def test_a_submodel_shares_the_parameters_and_trains_them():
     assert model[2].weight.grad is not None
     assert model[4].weight.grad is None
     assert {id(parameter) for parameter in part.parameters()} == {
-        id(parameter) for parameter in model.parameters()
+        id(parameter) for parameter in model[:3].parameters()
     }
 
 
@@ -68,6 +68,8 @@ def test_no_handler_of_the_network_stops_the_stop():
             self.closed = 0
 
         def forward(self, x):
+            if x.sum() > 1e9:
+                return x
             try:
                 x = self.first(x)
             except Exception:  # noqa: BLE001 - as careless as some networks are
@@ -115,10 +117,10 @@ def test_what_is_no_value_of_a_forward_is_refused():
 
 def test_a_submodel_can_be_tapped_copied_and_printed():
     part = ss.submodel(Reused(), "relu@2", example=(X,))
-    with ss.tap(part, ["", "model.relu@1"]) as acts:
+    with ss.tap(part, ["", "graph.relu@1"]) as acts:
         expected = part(X)
     again = copy.deepcopy(part)(X)
 
     assert torch.equal(acts[""][Site("relu", call=2)], expected["relu@2"])
     assert torch.equal(again["relu@2"], expected["relu@2"])
-    assert "sites=['relu@2'], method='stop'" in repr(part)
+    assert "sites=['relu@2'], method='graph'" in repr(part)

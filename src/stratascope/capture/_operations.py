@@ -1,0 +1,115 @@
+"""Seeing every operation of a forward, and naming it.
+
+An operation is a call of torch that gives tensors: ``torch.cat``, ``x + y``, ``F.relu``. It is
+named by the module in whose forward it runs and by its function, as torchvision names the nodes of
+a graph: ``layer1.0.add``, and ``layer1.0.add_1`` for the next addition of the same module.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# x += y and x.add_(y) are one and the same call to torch; a graph names the first one "add".
+_AUGMENTED = frozenset(
+    f"{name}_"
+    for name in (
+        "add", "sub", "mul", "div", "floor_divide", "remainder", "pow", "matmul", "bitwise_and",
+        "bitwise_or", "bitwise_xor",
+    )
+)  # fmt: skip
+_REFLECTED = {
+    "radd": "add", "rsub": "sub", "rmul": "mul", "rtruediv": "div", "rdiv": "div", "rpow": "pow",
+    "rfloordiv": "floor_divide", "rmatmul": "matmul", "rmod": "remainder",
+}  # fmt: skip
+
+Function = Callable[..., Any]
+
+
+@lru_cache(maxsize=4096)
+def name_function(function: Function) -> str:
+    """Name a torch function as a graph would: ``add`` for ``x + y``, ``x += y`` and ``1 + x``.
+
+    >>> name_function(torch.Tensor.__rsub__), name_function(torch.Tensor.__getitem__)
+    ('sub', 'getitem')
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+    if name in ("__get__", "__set__"):
+        # An attribute such as x.T: the name stands on what the accessor belongs to.
+        name = getattr(getattr(function, "__self__", None), "__name__", name)
+    name = f"{name.strip('_')}_" if _works_in_place(name) else name.strip("_")
+    if name in _AUGMENTED:
+        name = name[:-1]
+    return _REFLECTED.get(name, name)
+
+
+def _works_in_place(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
+
+
+@lru_cache(maxsize=1)
+def _known_names() -> frozenset[str]:
+    places = (torch, torch.Tensor, nn.functional, torch.special, torch.fft, torch.linalg)
+    names = (name for place in places for name in dir(place))
+    return frozenset(
+        f"{name.strip('_')}{'_' * _works_in_place(name)}" for name in names if name.strip("_")
+    )
+
+
+def is_operation(name: str) -> bool:
+    """Tell whether a name can be that of an operation: ``add``, ``relu_``, ``cat_2``.
+
+    >>> is_operation("cat_2"), is_operation("conv_first")
+    (True, False)
+    """
+    base, _, count = name.rpartition("_")
+    return name in _known_names() or (count.isdigit() and base in _known_names())
+
+
+class OperationMode(TorchFunctionMode):
+    """Hands every call of torch made in Python to a function; the insides of one call are its own.
+
+    Args:
+        run: Takes the torch function, its arguments and its named arguments, and returns the
+            result.
+    """
+
+    def __init__(self, run: Callable[[Function, tuple[Any, ...], dict[str, Any]], Any]) -> None:
+        super().__init__()
+        self._run = run
+
+    def __torch_function__(
+        self,
+        func: Function,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return self._run(func, args, kwargs or {})
+
+
+class OperationNames:
+    """Counts the operations of a forward, so that each has a name of its own."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def next(self, path: str, function: Function) -> str:
+        """Name the next call of a function in the forward of the module at a path."""
+        base = name_function(function)
+        count = self._counts.get((path, base), 0)
+        self._counts[path, base] = count + 1
+        name = f"{base}_{count}" if count else base
+        return f"{path}.{name}" if path else name
+
+
+def gives_tensor(value: Any) -> bool:
+    """Tell whether an operation gave a tensor, alone or in a tuple or list."""
+    if isinstance(value, Tensor):
+        return True
+    return isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value)

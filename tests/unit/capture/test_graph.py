@@ -1,0 +1,191 @@
+"""Cutting by graph, and falling back to stopping where there is none."""
+
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import stratascope as ss
+from networks import CASES, Loop
+from stratascope.errors import CaptureError
+
+X = torch.linspace(-1, 1, 2 * 4 * 8).reshape(2, 4, 8)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv1d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm1d(4)
+        self.relu = nn.ReLU(inplace=True)
+        self.second = nn.Conv1d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        y = self.second(self.relu(self.norm(self.first(x))))
+        y += x
+        return self.relu(y)
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = Block(), Block()
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x):
+        return self.head(torch.flatten(self.left(x) + self.right(x), 1))
+
+
+def test_a_branch_that_feeds_nothing_wanted_is_neither_run_nor_held():
+    model = Branches().eval()
+    part = ss.submodel(model, "right.norm", example=(X,))
+    held = {name for name, _ in part.named_parameters()}
+
+    assert part.method == "graph"
+    assert held == {"graph.right.first.weight", "graph.right.first.bias"} | {
+        "graph.right.norm.weight",
+        "graph.right.norm.bias",
+    }
+
+
+def test_an_early_layer_is_what_it_was_although_a_later_one_writes_in_place():
+    model = Branches().eval()
+    part = ss.submodel(model, ["left.norm", "left"], example=(X,))
+    with torch.no_grad(), ss.tap(model, ["left.norm", "left"]) as acts:
+        model(X)
+
+    assert part.method == "graph"
+    assert torch.equal(part(X)["left.norm"], acts["left.norm"])
+    assert torch.equal(part(X)["left"], acts["left"])
+
+
+def test_training_the_part_trains_the_model_and_moves_its_batchnorm():
+    model = Branches()
+    part = ss.submodel(model, "left.norm", example=(X,))
+    before = model.left.norm.running_mean.clone()
+    part(X)["left.norm"].square().sum().backward()
+
+    assert model.left.first.weight.grad is not None
+    assert not torch.equal(model.left.norm.running_mean, before)
+
+
+def test_without_sharing_the_model_stays_as_it_is():
+    model = Branches()
+    part = ss.submodel(model, "left.norm", example=(X,), share=False)
+    part(X)["left.norm"].square().sum().backward()
+
+    assert model.left.first.weight.grad is None
+    assert torch.equal(model.left.norm.running_mean, torch.zeros(4))
+
+
+def test_control_flow_that_depends_on_the_input_is_run_and_stopped():
+    model = Loop()
+    x = torch.ones(1, 4)
+    part = ss.submodel(model, "cell", example=(x,))
+
+    assert part.method == "stop"
+    assert "method='stop' (" in repr(part)
+    assert part.reason
+
+
+def test_a_forward_that_asks_for_its_mode_is_run_and_stopped():
+    class Drops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.layer(F.dropout(x, 0.5, training=self.training))
+
+    part = ss.submodel(Drops(), "layer", example=(X,))
+
+    assert part.reason == "its forward is another one in training than in evaluation"
+
+
+def test_it_is_exported():
+    part = ss.submodel(Branches().eval(), "left", example=(X,))
+    program = torch.export.export(part.graph, (X,))
+
+    assert torch.equal(program.module()(X)["left"], part(X)["left"])
+
+
+@pytest.mark.parametrize("model", [Branches().eval(), Loop().eval()])
+def test_it_is_saved_and_loaded(model):
+    x = X if isinstance(model, Branches) else torch.ones(1, 4)
+    site = "left" if isinstance(model, Branches) else "cell@1"
+    part = ss.submodel(model, site, example=(x,))
+    buffer = io.BytesIO()
+    torch.save(part, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+
+    assert torch.equal(loaded(x)[site], part(x)[site])
+    assert pickle.loads(pickle.dumps(part)).method == part.method
+
+
+def test_head_and_tail_make_the_whole_across_a_skip_connection():
+    model = Branches().eval()
+    head, tail = ss.split(model, "left.norm", example=(X,))
+    handed = head(X)
+
+    assert isinstance(handed, tuple)
+    assert torch.equal(tail(handed), model(X))
+    assert torch.equal(tail(handed), model(X)), "the tail must not write into what it was handed"
+
+
+def test_head_and_tail_share_the_models_parameters_between_them():
+    model = Branches()
+    head, tail = ss.split(model, "left", example=(X,))
+    held = {id(p) for p in (*head.parameters(), *tail.parameters())}
+
+    assert held == {id(p) for p in model.parameters()}
+
+
+def test_a_single_value_is_handed_on_as_itself():
+    model = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    head, tail = ss.split(model, "1", example=(X,))
+
+    assert torch.equal(head(X), model[:2](X))
+    assert torch.equal(tail(head(X)), model(X))
+
+
+def test_what_has_no_graph_cannot_be_split():
+    with pytest.raises(CaptureError, match=r"cannot be split at 'cell@1': .* gives its head"):
+        ss.split(Loop(), "cell@1", example=(torch.ones(1, 4),))
+
+
+def test_a_network_is_split_at_one_site():
+    with pytest.raises(CaptureError, match=r"split at one site, got 2: choose of '0', '1'"):
+        ss.split(nn.Sequential(nn.Tanh(), nn.Tanh()), "*", example=(X,))
+
+
+CHAINS = [case for case in CASES if not case.kwargs()]
+
+
+@pytest.mark.parametrize("case", CHAINS, ids=str)
+def test_wherever_a_network_can_be_split_the_halves_make_the_whole(case):
+    model = case.build().eval()
+    with torch.no_grad():
+        whole = case.run(model)
+        for site in ss.select(model, "**", example=case.args()):
+            try:
+                head, tail = ss.split(model, site, example=case.args())
+            except CaptureError:
+                continue
+            torch.testing.assert_close(tail(head(*case.args())), whole, rtol=0, atol=0)
+
+
+def test_most_of_the_networks_can_be_split():
+    found = 0
+    for case in CHAINS:
+        model = case.build().eval()
+        try:
+            ss.split(model, ss.select(model, "**", example=case.args())[0], example=case.args())
+        except CaptureError:
+            continue
+        found += 1
+
+    assert found >= len(CHAINS) // 2

@@ -1,0 +1,285 @@
+"""Recording every operation of a forward."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from stratascope.capture._trace import debug, trace
+from stratascope.errors import CaptureError, SiteNotFoundError
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(2, 2, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.conv(self.relu(self.conv(x)))
+        y += x
+        return F.relu(y)
+
+
+class Loop(nn.Module):
+    def forward(self, x):
+        while x.abs().sum() < 10:
+            x = x * 2
+        return torch.cat([x, x])
+
+
+class Divides(nn.Module):
+    def forward(self, x):
+        ratio = x / (x - x)
+        return ratio.mean()
+
+
+class Shift(nn.Module):
+    def forward(self, x):
+        return x + torch.tensor([0.0, math.nan, 3.0])
+
+
+@pytest.fixture
+def block():
+    torch.manual_seed(0)
+    return Residual()
+
+
+x = torch.linspace(-1, 1, 40).reshape(2, 2, 10)
+
+
+def test_operations_come_in_order_with_what_fed_them(block):
+    run = trace(block, x)
+
+    assert [operation.name for operation in run] == [
+        "conv.conv1d",
+        "relu.relu",
+        "conv.conv1d_1",
+        "add",
+        "relu",
+    ]
+    assert [operation.parents for operation in run] == [(-1,), (0,), (1,), (-1, 2), (3,)]
+
+
+def test_in_place_work_is_marked(block):
+    run = trace(block, x)
+
+    assert [operation.name for operation in run if operation.in_place] == ["relu.relu", "add"]
+
+
+def test_an_operation_knows_its_line_in_the_users_code(block):
+    run = trace(block, x)
+    line = Residual.forward.__code__.co_firstlineno
+
+    assert run["add"].source == f"test_trace.py:{line + 2}"
+    assert run["conv.conv1d"].source == f"test_trace.py:{line + 1}"
+
+
+def test_dynamic_control_flow_is_followed():
+    run = trace(Loop(), torch.ones(1))
+
+    assert [op.name for op in run if op.function.endswith("mul")] == [
+        "mul",
+        "mul_1",
+        "mul_2",
+        "mul_3",
+    ]
+
+
+def test_the_output_is_that_of_the_plain_forward(block):
+    run = trace(block, x)
+
+    assert torch.equal(run.activations["model"], block(x))
+
+
+def test_kept_values_are_what_flowed_before_in_place_writes(block):
+    run = trace(block, x, keep="all")
+    first = F.conv1d(x, block.conv.weight, block.conv.bias, padding=1)
+
+    assert torch.equal(run.activations["conv.conv1d"], first)
+    assert torch.equal(run.activations["conv@1"], first)
+    assert torch.equal(run.activations["model"], block(x))
+
+
+def test_nothing_is_kept_unless_asked(block):
+    assert len(trace(block, x, keep="none").activations) == 0
+
+
+def test_a_budget_keeps_the_first_values_and_says_what_it_left_out(block):
+    run = trace(block, x, keep="modules", max_bytes=2 * x.nbytes)
+
+    assert len(run.activations) == 2
+    assert run.left_out == 2
+    assert "2 values were not kept" in repr(run)
+
+
+def test_modules_are_recorded_with_their_operations(block):
+    run = trace(block, x)
+    root = run.modules[-1]
+
+    assert [call.name for call in run.modules] == ["conv", "relu", "conv", "model"]
+    assert (root.first, root.stop, root.depth) == (0, 5, 0)
+
+
+def test_the_first_nonfinite_value_is_named_with_its_line_and_inputs():
+    run = trace(Divides(), torch.ones(3))
+    bad = run.first_nonfinite()
+
+    assert bad is not None
+    assert (bad.name, bad.infs, bad.nans) == ("div", 3, 0)
+    assert [summary.high for summary in bad.input_summaries] == [1.0, 0.0]
+    assert "first not finite: div" in repr(run)
+    assert f"test_trace.py:{Divides.forward.__code__.co_firstlineno + 1}" in str(bad)
+
+
+def test_a_finite_run_has_no_nonfinite_operation(block):
+    assert trace(block, x).first_nonfinite() is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
+def test_large_finite_sums_are_not_taken_for_infinite(dtype):
+    value = torch.full((64,), 30000.0, dtype=dtype)
+
+    assert trace(nn.ReLU(), value.real).first_nonfinite() is None
+    assert trace(nn.Flatten(0), value).first_nonfinite() is None
+
+
+def test_statistics_summarise_every_output():
+    run = trace(Shift(), torch.ones(3), statistics=True)
+    (summary,) = run["add"].output_summaries
+
+    assert (summary.low, summary.high, summary.nans, summary.zeros) == (1.0, 4.0, 1, 0)
+    assert (summary.mean, summary.std) == (2.5, 1.5)
+
+
+def test_memory_counts_new_storage_once(block):
+    run = trace(block, x)
+
+    assert run["conv.conv1d"].new_bytes == x.nbytes
+    assert run["relu.relu"].new_bytes == 0
+    assert run.peak_bytes >= 2 * x.nbytes
+
+
+def test_two_equal_runs_do_not_differ(block):
+    assert trace(block, x).diff(trace(block, x)) is None
+
+
+def test_the_first_site_at_which_two_checkpoints_differ_is_named(block):
+    other = Residual()
+    other.load_state_dict(block.state_dict())
+    with torch.no_grad():
+        other.conv.bias += 1e-3
+    found = trace(block, x).diff(trace(other, x))
+
+    assert found is not None
+    assert found.name == "conv@1"
+    assert found.largest == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_runs_without_common_values_cannot_be_compared(block):
+    bare = trace(block, x, keep="none")
+    with pytest.raises(CaptureError, match="must have kept the same sites to be compared"):
+        bare.diff(bare)
+
+
+def test_an_unknown_operation_is_an_error_with_near_names(block):
+    with pytest.raises(SiteNotFoundError, match=r"called 'conv.conv2d'. Did you mean 'conv.conv1d"):
+        trace(block, x)["conv.conv2d"]
+
+
+def test_the_table_shows_every_operation(block):
+    run = trace(block, x)
+
+    assert len(run.table().splitlines()) == 1 + len(run)
+    assert "in place" in run.table()
+    assert "  conv" in run.table(modules=True)
+
+
+def test_plain_values_are_json(block):
+    plain = json.loads(json.dumps(trace(block, x, statistics=True).to_dict()))
+
+    assert plain["operations"][3]["name"] == "add"
+
+
+def test_the_inner_layers_of_a_fused_transformer_layer_are_seen():
+    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True).eval()
+    with torch.no_grad():
+        run = trace(layer, torch.ones(1, 3, 4))
+
+    assert "linear1.linear" in [operation.name for operation in run]
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_it_runs_in_every_gradient_mode(block, context):
+    with context():
+        run = trace(block, x, keep="all", statistics=True)
+
+    assert len(run) == 5
+
+
+def test_the_model_is_left_as_it_was(block):
+    def attributes():
+        return {
+            name: (list(vars(module)), len(module._forward_hooks), len(module._forward_pre_hooks))
+            for name, module in block.named_modules()
+        }
+
+    before = attributes()
+    trace(block, x)
+    with pytest.raises(RuntimeError, match="expected input"):
+        trace(block, torch.ones(1, 5, 10))
+    with debug(block):
+        block(x)
+
+    assert attributes() == before
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+def test_an_unknown_keep_is_an_error(block):
+    with pytest.raises(ValueError, match="keep must be 'none', 'modules' or 'all', got 'some'"):
+        trace(block, x, keep="some")
+
+
+def test_debug_records_every_forward_of_unchanged_code(block):
+    with debug(block, last=2) as runs:
+        outputs = [block(x) for _ in range(3)]
+
+    assert len(runs) == 2
+    assert all(torch.equal(output, block(x)) for output in outputs)
+    assert "forward" not in vars(block)
+
+
+def test_debug_trains_to_the_same_weights(block):
+    def train(model):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+        return [parameter.detach().clone() for parameter in model.parameters()]
+
+    other = Residual()
+    other.load_state_dict(block.state_dict())
+    with debug(block, keep="all", statistics=True):
+        watched = train(block)
+
+    assert all(torch.equal(*pair) for pair in zip(watched, train(other), strict=True))
+
+
+def test_debug_gives_an_own_forward_back(block):
+    def forward(x):
+        return x
+
+    block.forward = forward
+    with debug(block):
+        block(x)
+
+    assert block.forward is forward
+
+
+def test_debug_needs_room_for_one_trace(block):
+    with pytest.raises(ValueError, match="last must be at least 1, got 0"), debug(block, last=0):
+        pass
