@@ -8,7 +8,7 @@ a predicate) that picks some of them. Parsing and matching need no torch: a mode
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -90,14 +90,15 @@ def _parse_call(text: str, call: str | None) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A module that a selector picked, and what is wanted of it.
+    """A module or an operation that a selector picked, and what is wanted of it.
 
     Attributes:
         selector: The selector as the user gave it.
-        path: The module's first name in the model.
+        path: The module's first name in the model, or the operation's name.
         port: Which of its values.
         call: Which of its calls; None means all.
         ordinal: ``("Conv1d", 5)`` where the module counts only if it is the fifth `Conv1d` to run.
+        owner: Path of the module in whose forward an operation runs; None for a module.
     """
 
     selector: str
@@ -105,6 +106,7 @@ class Match:
     port: Port = "out"
     call: int | None = None
     ordinal: tuple[str, int] | None = None
+    owner: str | None = None
 
     @property
     def text(self) -> str:
@@ -118,13 +120,16 @@ class ModuleTable:
     Attributes:
         modules: First name to module, in the model's order; ``""`` is the model.
         aliases: Every further name of a shared module to its first name.
+        is_operation: Tells whether a name can be that of an operation, such as ``add_1``; by
+            default none can.
     """
 
-    __slots__ = ("aliases", "modules")
+    __slots__ = ("aliases", "is_operation", "modules")
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, is_operation: Callable[[str], bool] | None = None) -> None:
         if isinstance(model, type) or not hasattr(model, "named_modules"):
             raise TypeError(f"model must be a torch.nn.Module, got {_describe(model)}")
+        self.is_operation = is_operation
         self.modules: dict[str, Any] = {}
         self.aliases: dict[str, str] = {}
         first: dict[int, str] = {}
@@ -164,7 +169,7 @@ def match_sites(table: ModuleTable, selectors: Selector | Iterable[Selector]) ->
     for selector in _as_sequence(selectors):
         found.update(dict.fromkeys(_match_one(table, selector)))
     order = {path: index for index, path in enumerate(table.modules)}
-    return tuple(sorted(found, key=lambda match: order[match.path]))
+    return tuple(sorted(found, key=lambda m: order[m.path if m.owner is None else m.owner]))
 
 
 def _as_sequence(selectors: Selector | Iterable[Selector]) -> Sequence[Selector]:
@@ -219,12 +224,29 @@ def _match_text(table: ModuleTable, text: str) -> tuple[Match, ...]:
         return (Match(text, exact),)
     wanted = Site.parse(text)
     paths, ordinal = _match_body(table, text, wanted.path)
+    if not paths and (operations := _match_operations(table, text, wanted)):
+        return operations
     if not paths:
         raise SiteNotFoundError(
             f"no site of the model matches {text!r}.{suggest(wanted.path, _candidates(table))} "
             f"{_how_to_list(table)}"
         )
     return tuple(Match(text, path, wanted.port, wanted.call, ordinal) for path in paths)
+
+
+def _match_operations(table: ModuleTable, text: str, wanted: Site) -> tuple[Match, ...]:
+    """Read ``layer1.*.add_1`` as that operation in the forward of these modules.
+
+    Only the forward can tell whether it runs.
+    """
+    parent, _, name = wanted.path.rpartition(".")
+    if table.is_operation is None or not table.is_operation(name):
+        return ()
+    owners = [""] if not parent else _match_body(table, text, parent)[0]
+    paths = {owner: f"{owner}.{name}" if owner else name for owner in owners}
+    return tuple(
+        Match(text, path, wanted.port, wanted.call, owner=owner) for owner, path in paths.items()
+    )
 
 
 def _match_body(

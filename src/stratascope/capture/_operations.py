@@ -5,6 +5,8 @@ named by the module in whose forward it runs and by its function, as torchvision
 a graph: ``layer1.0.add``, and ``layer1.0.add_1`` for the next addition of the same module.
 """
 
+import inspect
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -25,6 +27,8 @@ _REFLECTED = {
     "radd": "add", "rsub": "sub", "rmul": "mul", "rtruediv": "div", "rdiv": "div", "rpow": "pow",
     "rfloordiv": "floor_divide", "rmatmul": "matmul", "rmod": "remainder",
 }  # fmt: skip
+
+_OWN_FOLDER = os.path.dirname(__file__)
 
 Function = Callable[..., Any]
 
@@ -69,12 +73,20 @@ def is_operation(name: str) -> bool:
     return name in _known_names() or (count.isdigit() and base in _known_names())
 
 
+def proceed(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a call of torch that an `OperationMode` was handed."""
+    return function(*args, **kwargs)
+
+
 class OperationMode(TorchFunctionMode):
-    """Hands every call of torch made in Python to a function; the insides of one call are its own.
+    """Hands every call of torch that a network makes in Python to a function.
+
+    What runs inside one call, such as the products inside ``lstm``, is not seen; neither is what
+    this package does itself, such as the snapshot that a hook takes.
 
     Args:
-        run: Takes the torch function, its arguments and its named arguments, and returns the
-            result.
+        run: Takes the torch function, its arguments and its named arguments, and returns what
+            `proceed` gives for them.
     """
 
     def __init__(self, run: Callable[[Function, tuple[Any, ...], dict[str, Any]], Any]) -> None:
@@ -88,6 +100,14 @@ class OperationMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        caller = inspect.currentframe()
+        caller = caller and caller.f_back
+        code = None if caller is None else caller.f_code
+        # A call that another mode hands on is the network's, although it comes from here.
+        if code is None or (
+            code.co_filename.startswith(_OWN_FOLDER) and code is not proceed.__code__
+        ):
+            return func(*args, **kwargs or {})
         return self._run(func, args, kwargs or {})
 
 
@@ -99,13 +119,19 @@ class OperationNames:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str], int] = {}
 
-    def next(self, path: str, function: Function) -> str:
+    def peek(self, path: str, function: Function) -> str:
         """Name the next call of a function in the forward of the module at a path."""
         base = name_function(function)
         count = self._counts.get((path, base), 0)
-        self._counts[path, base] = count + 1
         name = f"{base}_{count}" if count else base
         return f"{path}.{name}" if path else name
+
+    def next(self, path: str, function: Function) -> str:
+        """Name the next call and count it."""
+        name = self.peek(path, function)
+        key = (path, name_function(function))
+        self._counts[key] = self._counts.get(key, 0) + 1
+        return name
 
 
 def gives_tensor(value: Any) -> bool:

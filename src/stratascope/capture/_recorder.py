@@ -3,7 +3,6 @@
 import inspect
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
@@ -18,12 +17,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from stratascope.capture._activations import Recording
 from stratascope.capture._flops import count_flops
+from stratascope.capture._modes import uncompiled
 from stratascope.capture._operations import (
     Function,
     OperationMode,
     OperationNames,
     gives_tensor,
     name_function,
+    proceed,
 )
 from stratascope.capture._records import ModuleCall, Operation, Summary, TensorInfo
 from stratascope.capture._snapshot import snapshot
@@ -89,7 +90,6 @@ class Recorder:
         self._max_bytes = math.inf if max_bytes is None else max_bytes
         self._statistics = statistics
         self._now = Forward()
-        self._watching = True
         self.running = False
 
     def record(self, call: Callable[[], Any], inputs: Any) -> tuple[Forward, Any]:
@@ -102,7 +102,7 @@ class Recorder:
             with ExitStack() as hooks:
                 for path, module in self._modules.items():
                     hooks.enter_context(self._following(path, module))
-                hooks.enter_context(_uncompiled())
+                hooks.enter_context(uncompiled())
                 hooks.enter_context(OperationMode(self._run))
                 began = time.perf_counter()
                 now.stack.append(_Running("", began, 0))
@@ -158,9 +158,9 @@ class Recorder:
 
     def _run(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         began = time.perf_counter()
-        output = function(*args, **kwargs)
+        output = proceed(function, args, kwargs)
         seconds = time.perf_counter() - began
-        if self._watching and gives_tensor(output):
+        if gives_tensor(output):
             self._note(function, args, kwargs, output, seconds)
         return output
 
@@ -216,14 +216,9 @@ class Recorder:
             now.left_out += 1
             return
         now.kept_bytes += size
-        # In the hook of a module our own calls of torch would be seen as the network's.
-        self._watching = False
-        try:
-            now.recording.values[path, "out", call] = map_tensors(
-                lambda tensor: snapshot(tensor.detach()), value
-            )
-        finally:
-            self._watching = True
+        now.recording.values[path, "out", call] = map_tensors(
+            lambda tensor: snapshot(tensor.detach()), value
+        )
 
     def _follow_memory(self, inputs: list[Tensor], outputs: list[Tensor]) -> int:
         now = self._now
@@ -240,17 +235,6 @@ class Recorder:
             now.live = [(ref, size) for ref, size in now.live if not ref.expired()]
             now.peak_bytes = max(now.peak_bytes, sum(size for _, size in now.live))
         return new
-
-
-@contextmanager
-def _uncompiled() -> Generator[None]:
-    """Run compiled parts as plain Python, since inside a compiled graph nothing can be seen."""
-    # Where nothing has been compiled, the compiler need not even be imported.
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 def _count_nonfinite(tensors: list[Tensor]) -> tuple[int, int]:

@@ -2,18 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from stratascope.capture._activations import Activations, Recording, number_calls
+from stratascope.capture._activations import Activations, Key, Recording, number_calls
 from stratascope.capture._graph import GraphError, cut_in_two, cut_values
 from stratascope.capture._modes import probing
+from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import named_tensors
 from stratascope.capture._survey import match_forward_sites, select
-from stratascope.capture._tap import tap
+from stratascope.capture._tap import Tap, tap
 from stratascope.errors import CaptureError
 from stratascope.sites import Selector, Site
 
@@ -68,25 +70,15 @@ class StopSubmodel(Submodel):
         Raises:
             CaptureError: The forward ended without reaching one of the sites.
         """
-        last = self.sites[-1]
-        with tap(self.model, self.sites, detach=False) as acts:
+        last = (self.sites[-1].path, self.sites[-1].port, self.sites[-1].call or 1)
 
-            def stop(*_: Any) -> None:
-                if last in acts:
-                    raise _WantedSitesDone
+        def stop(key: Key) -> None:
+            if key == last:
+                raise _WantedSitesDone
 
-            # Registered after the tap's own hooks, so the last value is there when this one runs.
-            module = self.model.get_submodule(last.path)
-            if last.port == "in":
-                stopper = module.register_forward_pre_hook(stop)
-            else:
-                stopper = module.register_forward_hook(stop)
-            try:
-                self.model(*args, **kwargs)
-            except _WantedSitesDone:
-                pass
-            finally:
-                stopper.remove()
+        handle = Tap(self.model, self.sites, snapshot, after_each=stop)
+        with handle as acts, suppress(_WantedSitesDone):
+            self.model(*args, **kwargs)
         number_calls(acts, self.sites)
         return acts
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from stratascope.capture._activations import Activations
 from stratascope.capture._modes import probing
+from stratascope.capture._operations import is_operation
 from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors, named_tensors
 from stratascope.capture._tap import tap
@@ -20,7 +21,7 @@ class SiteInfo:
 
     Attributes:
         site: The site.
-        kind: Class name of its module.
+        kind: Class name of its module, or ``operation``.
         parameters: Number of parameters of the module, its children's included.
         shapes: Shape of each tensor that flowed there, by its place in the value (``""`` where the
             value is one tensor); empty without an example.
@@ -69,7 +70,7 @@ def select(
     """
     if example is not None:
         return tuple(info.site for info in survey(model, sites, example=example))
-    matches = match_sites(ModuleTable(model), sites)
+    matches = match_sites(ModuleTable(model, is_operation), sites)
     for match in matches:
         if match.ordinal is not None:
             raise SiteNotFoundError(
@@ -124,7 +125,7 @@ def match_forward_sites(
         SiteNotFoundError: A selector matches nothing.
         CaptureError: A gradient is asked for.
     """
-    matches = match_sites(ModuleTable(model), sites)
+    matches = match_sites(ModuleTable(model, is_operation), sites)
     for match in matches:
         if match.port == "grad":
             raise CaptureError(
@@ -135,12 +136,12 @@ def match_forward_sites(
 
 
 def _describe(table: ModuleTable, site: Site, acts: Activations | None) -> SiteInfo:
-    module = table.modules[site.path]
+    module = table.modules.get(site.path)
     tensors: dict[str, Tensor] = {} if acts is None else dict(named_tensors(acts[site]))
     return SiteInfo(
         site=site,
-        kind=type(module).__name__,
-        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        kind="operation" if module is None else type(module).__name__,
+        parameters=0 if module is None else sum(p.numel() for p in module.parameters()),
         shapes={place: tuple(tensor.shape) for place, tensor in tensors.items()},
         dtype=next((str(t.dtype).removeprefix("torch.") for t in tensors.values()), ""),
         aliases=tuple(alias for alias, first in table.aliases.items() if first == site.path),

@@ -13,11 +13,22 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
 from stratascope.capture._activations import Activations, Key, Recording
+from stratascope.capture._operations import is_operation
 from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors, named_tensors
 from stratascope.capture._wanted import Wanted, is_match, was_reached
+from stratascope.capture._watch import OperationWatch
 from stratascope.errors import CaptureError, StratascopeError
-from stratascope.sites import PORTS, ROOT_NAME, ModuleTable, Port, Selector, Site, match_sites
+from stratascope.sites import (
+    PORTS,
+    ROOT_NAME,
+    ModuleTable,
+    Port,
+    Selector,
+    Site,
+    match_sites,
+    suggest,
+)
 
 # The one frame that every call of a module leaves on the stack.
 _CALL_CODE = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
@@ -147,13 +158,16 @@ class Tap(AbstractContextManager[Activations]):
         *,
         every: int = 1,
         on_capture: OnCapture | None = None,
+        after_each: Callable[[Key], None] | None = None,
     ) -> None:
-        table = ModuleTable(model)
+        table = ModuleTable(model, is_operation)
         self._matches = match_sites(table, sites)
         self._unreached = list(self._matches)
         self._take = take
         self._every = every
         self._on_capture = on_capture
+        self._after_each = after_each
+        self._watch: OperationWatch | None = None
         aliases = dict(table.aliases)
         if child := table.resolve(ROOT_NAME):
             # A child of that name takes it from the root, also where only the root is captured.
@@ -248,7 +262,10 @@ class Tap(AbstractContextManager[Activations]):
                 hook = self._make_numbering(id(table.modules[path]), path, names)
                 add(table.modules[path].register_forward_pre_hook(hook))
             # Outputs before gradients, which take their call number from them.
+            operations = {m.path: m.owner for m in self._matches if m.owner is not None}
             for path, port in sorted(self._wanted, key=lambda key: PORTS.index(key[1])):
+                if path in operations:
+                    continue
                 module, wanted = table.modules[path], self._wanted[path, port]
                 if port == "in":
                     hook = self._make_input_hook(id(module), path, wanted)
@@ -259,6 +276,15 @@ class Tap(AbstractContextManager[Activations]):
                 else:
                     hook = self._make_gradient_hook(id(module), path, wanted)
                     add(module.register_forward_hook(hook))
+            if operations:
+                self._watch = OperationWatch(
+                    table,
+                    wanted=[key for key in self._wanted if key[0] in operations],
+                    owners=set(operations.values()),
+                    keep=self._keep_operation,
+                    follow=self._follow_operation,
+                )
+                add(self._watch)
             # Last, so that the model's own output is captured before the forward counts as over.
             add(root.register_forward_hook(self._end, always_call=True))
         except BaseException:
@@ -395,6 +421,16 @@ class Tap(AbstractContextManager[Activations]):
 
         return follow_output
 
+    def _keep_operation(self, key: Key, value: Any) -> None:
+        if self._armed:
+            self._recording.counts[key[0], key[1]] = 1
+            self._keep(key, value)
+
+    def _follow_operation(self, key: Key, output: Any) -> None:
+        if self._armed:
+            self._recording.counts[key[0], "out"] = 1
+            self._follow_gradient(key, output)
+
     def _follow_gradient(self, key: Key, output: Any) -> None:
         leaves = [tensor for _, tensor in named_tensors(output) if tensor.requires_grad]
         places = map_tensors(lambda tensor: _PLACE if tensor.requires_grad else None, output)
@@ -444,6 +480,8 @@ class Tap(AbstractContextManager[Activations]):
             self._hand_over(key, kept)
         else:
             (recording.values if values is None else values)[key] = kept
+        if self._after_each is not None:
+            self._after_each(key)
 
     def _hand_over(self, key: Key, value: Any) -> None:
         assert self._on_capture is not None
@@ -480,6 +518,13 @@ class Tap(AbstractContextManager[Activations]):
         if not silent:
             return None
         names = ", ".join(f"'{name}'" for name in dict.fromkeys(m.selector for m in silent))
+        if self._watch is not None and all(match.owner is not None for match in silent):
+            ran = ", ".join(self._watch.ran) or "none"
+            near = suggest(silent[0].path, self._watch.ran)
+            return (
+                f"nothing was captured at {names}: no such module, and no such operation ran."
+                f"{near} In these modules ran: {ran}"
+            )
         if all(match.port == "grad" for match in silent):
             reason = "no backward() reached them while the tap was on"
         else:

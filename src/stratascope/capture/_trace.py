@@ -1,7 +1,7 @@
 """The debug route: every operation of a forward, in order, with what fed what."""
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Literal
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stratascope.capture._activations import Activations
+from stratascope.capture._modes import ReplacedForward
 from stratascope.capture._recorder import MODEL_INPUT, Forward, Recorder
 from stratascope.capture._records import Difference, ModuleCall, Operation, TensorInfo
 from stratascope.capture._structure import named_tensors
@@ -242,26 +243,24 @@ def debug(
     if last < 1:
         raise ValueError(f"last must be at least 1, got {last}")
     traces: deque[Trace] = deque(maxlen=last)
-    forward = model.forward
     recorder = _make_recorder(model, keep, max_bytes, statistics=statistics)
 
-    def record_forward(*args: Any, **kwargs: Any) -> Any:
-        # A model that calls itself is one forward.
-        if recorder.running:
-            return forward(*args, **kwargs)
-        found, output = recorder.record(lambda: forward(*args, **kwargs), (args, kwargs))
-        traces.append(_make_trace(found))
-        return output
+    def replacement(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def record_forward(*args: Any, **kwargs: Any) -> Any:
+            # A model that calls itself is one forward.
+            if recorder.running:
+                return forward(*args, **kwargs)
+            found, output = recorder.record(lambda: forward(*args, **kwargs), (args, kwargs))
+            traces.append(_make_trace(found))
+            return output
 
-    own = model.__dict__.get("forward")
-    model.forward = record_forward
+        return record_forward
+
+    replaced = ReplacedForward(model, replacement)
     try:
         yield traces
     finally:
-        if own is None:
-            del model.forward
-        else:
-            model.forward = own
+        replaced.remove()
 
 
 def _make_recorder(
