@@ -12,6 +12,8 @@ from .capture import survey as survey
 from .capture import tap as tap
 from .capture import trace as trace
 from .pipeline._extract import extract as extract
+from .pipeline._record import TrainingRecord as TrainingRecord
+from .pipeline._record import record as record
 from .sites import Site as Site
 from .store import Store as Store
 from .store import open_store as open_store

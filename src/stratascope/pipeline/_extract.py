@@ -17,7 +17,7 @@ from stratascope.pipeline._plan import plan
 from stratascope.pipeline._progress import ProgressBar
 from stratascope.pipeline._source import Batch, Source, digest_batch, make_source
 from stratascope.pipeline._transfer import placed, run_forward, span, stage, to_numpy
-from stratascope.pipeline._values import Value, collect_values, describe_arrays
+from stratascope.pipeline._values import Value, collect_values, describe_arrays, parse_dtype
 from stratascope.sites import Selector
 from stratascope.store import (
     UNIT_MULTIPLE,
@@ -99,17 +99,16 @@ def extract(
     sites = tuple(sites) if isinstance(sites, Iterator) else sites
     matches = match_forward_sites(model, sites)
     source = make_source(data, batch_size=batch_size, limit=limit)
-    parsed = _parse_dtype(dtype)
-    settings = {
-        "model": describe_model(model),
-        "sites": sorted({match.text for match in matches}),
-        "data": source.describe(),
-        "batch_size": batch_size,
-        "dtype": None if parsed is None else str(parsed).removeprefix("torch."),
-        "transform": describe_transform(transform),
-        "unit_size": unit_size,
-        "written_by": f"stratascope {version('stratascope')}",
-    }
+    parsed = parse_dtype(dtype)
+    settings = describe_settings(
+        model,
+        [match.text for match in matches],
+        source.describe(),
+        batch_size=batch_size,
+        dtype=parsed,
+        transform=transform,
+        unit_size=unit_size,
+    )
     paths = Paths(root, step)
     spec = _find_spec(paths, settings, resume=resume)
     if spec is None or not paths.complete.exists():
@@ -247,8 +246,31 @@ class _Run:
             )
 
 
-def _find_spec(paths: Paths, settings: dict[str, Any], *, resume: bool) -> StepSpec | None:
-    """Look at what is at the target: nothing (None), or the same run to be continued.
+def describe_settings(
+    model: nn.Module,
+    sites: Iterable[str],
+    data: dict[str, Any],
+    *,
+    batch_size: int,
+    dtype: torch.dtype | None,
+    transform: Callable[[Tensor], Tensor] | None,
+    unit_size: int,
+) -> dict[str, Any]:
+    """Say what the values of a step depend on."""
+    return {
+        "model": describe_model(model),
+        "sites": sorted(set(sites)),
+        "data": data,
+        "batch_size": batch_size,
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
+        "transform": describe_transform(transform),
+        "unit_size": unit_size,
+        "written_by": f"stratascope {version('stratascope')}",
+    }
+
+
+def find_held(paths: Paths) -> StepSpec | None:
+    """Look at what is at the target: the step, begun or complete, or nothing of it (None).
 
     Raises:
         StoreError: Something else, which is left as it is.
@@ -262,16 +284,25 @@ def _find_spec(paths: Paths, settings: dict[str, Any], *, resume: bool) -> StepS
             "folder"
         )
     find_root(root)
-    if not paths.spec.exists():
+    return read_spec(paths) if paths.spec.exists() else None
+
+
+def _find_spec(paths: Paths, settings: dict[str, Any], *, resume: bool) -> StepSpec | None:
+    """Find the same run, to be continued, or nothing (None).
+
+    Raises:
+        StoreError: Something else is there, which is left as it is.
+    """
+    root, spec = paths.root, find_held(paths)
+    if spec is None:
         return None
-    spec = read_spec(paths)
     if not resume:
         state = "complete" if paths.complete.exists() else "unfinished"
         raise StoreError(
             f"{root} already holds step {paths.step} ({state}): nothing was written. Pass "
             "resume=True (--resume) to continue it, another step, or another folder"
         )
-    changed = differences(_comparable(spec.settings), _comparable(settings))
+    changed = differences(comparable(spec.settings), comparable(settings))
     if changed:
         raise StoreError(
             f"{root} cannot be continued: since its step {paths.step} was begun, "
@@ -280,19 +311,7 @@ def _find_spec(paths: Paths, settings: dict[str, Any], *, resume: bool) -> StepS
     return spec
 
 
-def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """Leave out what is not, or not yet, known to be of the same run."""
     data = {name: value for name, value in settings["data"].items() if name != "beginning"}
     return {**settings, "data": data, "written_by": None}
-
-
-def _parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if parsed is None and dtype is None:
-        return None
-    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
-        raise ValueError(
-            "dtype must be a floating-point type such as 'float16', 'bfloat16' or 'float32', got "
-            f"{dtype!r}"
-        )
-    return parsed

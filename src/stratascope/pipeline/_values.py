@@ -134,3 +134,20 @@ def _name_axes(shape: tuple[int, ...], kind: str) -> tuple[str, ...]:
 
 def _stored_dtype(dtype: torch.dtype) -> str:
     return "float32" if dtype == torch.bfloat16 else str(dtype).removeprefix("torch.")
+
+
+def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Read the type that floating-point values are stored as.
+
+    Raises:
+        ValueError: It is no such type.
+    """
+    parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if parsed is None and dtype is None:
+        return None
+    if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
+        raise ValueError(
+            "dtype must be a floating-point type such as 'float16', 'bfloat16' or 'float32', got "
+            f"{dtype!r}"
+        )
+    return parsed
