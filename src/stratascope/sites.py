@@ -22,6 +22,8 @@ ROOT_NAME = "model"
 Selector = Any
 """A site name, a `Site`, a module, a module class, or a predicate ``(name, module) -> bool``."""
 
+_WRAPPED = "_orig_mod"
+
 _SUFFIX = re.compile(r"(?P<body>.*?)(?:@(?P<call>[^@:]*))?(?::(?P<port>[^@:]*))?", re.DOTALL)
 _CLASS_INDEX = re.compile(r"(?P<name>[A-Za-z_]\w*)\[(?P<index>\*|-?\d+)\]")
 _GLOB = re.compile(r"[*?\[]")
@@ -134,6 +136,10 @@ class ModuleTable:
         self.aliases: dict[str, str] = {}
         first: dict[int, str] = {}
         for path, module in model.named_modules(remove_duplicate=False):
+            if hasattr(module, _WRAPPED):
+                # What torch.compile wraps comes next, and goes under the name of the wrapper.
+                continue
+            path = ".".join(part for part in path.split(".") if part != _WRAPPED)
             known = first.setdefault(id(module), path)
             if known == path:
                 self.modules[path] = module

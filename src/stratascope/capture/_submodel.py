@@ -17,7 +17,7 @@ from stratascope.capture._structure import named_tensors
 from stratascope.capture._survey import match_forward_sites, select
 from stratascope.capture._tap import Tap, tap
 from stratascope.errors import CaptureError
-from stratascope.sites import Selector, Site
+from stratascope.sites import ModuleTable, Selector, Site
 
 
 class _WantedSitesDone(BaseException):
@@ -150,6 +150,7 @@ def submodel(
     """
     match_forward_sites(model, sites)
     found = select(model, sites, example=example)
+    model = ModuleTable(model).modules[""]
     if not share:
         model = deepcopy(model)
     try:
@@ -191,6 +192,7 @@ def split(
     if len(found) != 1:
         listed = ", ".join(f"'{one}'" for one in found)
         raise CaptureError(f"a network is split at one site, got {len(found)}: choose of {listed}")
+    model = ModuleTable(model).modules[""]
     try:
         head, tail = cut_in_two(model, found[0])
     except GraphError as error:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
 from stratascope.capture._activations import Activations, Key, Recording
+from stratascope.capture._compiled import run_uncompiled
 from stratascope.capture._operations import is_operation
 from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors, named_tensors
@@ -174,7 +175,7 @@ class Tap(AbstractContextManager[Activations]):
             aliases[ROOT_NAME] = child
         self._recording = Recording(aliases=aliases)
         self._activations = Activations(self._recording)
-        self._root = id(model)
+        self._root = id(table.modules[""])
         self._paused = False
         self._armed = True
         self._depth = 0
@@ -188,7 +189,7 @@ class Tap(AbstractContextManager[Activations]):
         for match in self._matches:
             self._wanted.setdefault((match.path, match.port), Wanted()).add(match)
         self._has_from_end = any(wanted.from_end for wanted in self._wanted.values())
-        self._attach(table)
+        self._attach(model, table)
 
     @property
     def activations(self) -> Activations:
@@ -252,10 +253,11 @@ class Tap(AbstractContextManager[Activations]):
         if kind is None and attached:
             self.check()
 
-    def _attach(self, table: ModuleTable) -> None:
+    def _attach(self, model: nn.Module, table: ModuleTable) -> None:
         root = table.modules[""]
         add = self._handles.append
         try:
+            self._handles += run_uncompiled(model)
             # First, so that whatever another hook makes of the input belongs to this forward.
             add(root.register_forward_pre_hook(self._begin, prepend=True))
             for path, names in self._numbered_classes().items():
