@@ -22,6 +22,7 @@ _COMMANDS = {
     "demo": "Train two small networks on real seismograms, capture, store and draw every layer.",
     "sites": "List the sites of a model: class, shape, parameters.",
     "extract": "Run a data set through a model and write what its sites hold to a store.",
+    "trace": "Show every operation of one forward: shape, time, memory, the first NaN or Inf.",
     "render": "Draw a store's activations as PNG pictures.",
     "doctor": "Show versions, devices, extras and free disk space.",
 }
