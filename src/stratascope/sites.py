@@ -355,6 +355,16 @@ def _translate_choices(choices: str) -> str:
     return f"[^.{pattern}]" if negated else f"[{pattern}]"
 
 
+def match_names(pattern: str, names: Iterable[str]) -> list[str]:
+    """List the names that a glob matches.
+
+    >>> match_names("enc.*", ["enc.0", "enc.0.conv", "dec.0"])
+    ['enc.0']
+    """
+    compiled = _compile_glob(pattern)
+    return [name for name in names if compiled.fullmatch(name)]
+
+
 def suggest(name: str, candidates: Iterable[str]) -> str:
     """Say which candidates are near a name: `` Did you mean 'enc.3'?``, or nothing.
 

@@ -23,12 +23,14 @@ class Recording:
         counts: How often each module of the tap started (``"in"``) and finished (``"out"``).
         ordinals: Which module was the k-th of its class to run.
         aliases: Further names of shared modules.
+        state: Why nothing more is captured, or ``""``.
     """
 
     values: dict[Key, Any] = field(default_factory=dict)
     counts: dict[tuple[str, Port], int] = field(default_factory=dict)
     ordinals: dict[tuple[str, int], str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    state: str = ""
 
     def restart(self) -> None:
         """Forget the last forward; who still holds its dictionaries keeps them untouched."""
@@ -150,6 +152,8 @@ class Activations(Mapping[Site, Any]):
 
     def _not_found(self, name: str) -> SiteNotFoundError:
         names = [str(site) for site in self.sites]
+        if not names and self._recording.state:
+            return SiteNotFoundError(f"{name!r} is not captured: {self._recording.state}")
         if not names:
             return SiteNotFoundError(
                 f"{name!r} is not captured: nothing is, so run the model's forward first (one that "

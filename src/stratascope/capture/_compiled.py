@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from stratascope.capture._modes import ReplacedForward
+from stratascope.capture._hooks import ReplacedForward
 
 
 class _PlainCall:

@@ -1,9 +1,8 @@
 """Running a model for its activations without changing what it was."""
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -39,29 +38,3 @@ def uncompiled() -> Generator[None]:
         return
     with torch.compiler.set_stance("force_eager"):
         yield
-
-
-class ReplacedForward:
-    """Another forward on one model, until it is removed.
-
-    Args:
-        model: The network.
-        replacement: Takes the model's own forward and gives the one to run instead.
-    """
-
-    def __init__(
-        self, model: nn.Module, replacement: Callable[[Callable[..., Any]], Callable[..., Any]]
-    ) -> None:
-        self._model: nn.Module | None = model
-        self._own = vars(model).get("forward")
-        model.forward = replacement(model.forward)
-
-    def remove(self) -> None:
-        """Give the model its own forward back. Idempotent."""
-        model, self._model = self._model, None
-        if model is None:
-            return
-        if self._own is None:
-            del model.forward
-        else:
-            model.forward = self._own

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -71,14 +70,19 @@ class StopSubmodel(Submodel):
             CaptureError: The forward ended without reaching one of the sites.
         """
         last = (self.sites[-1].path, self.sites[-1].port, self.sites[-1].call or 1)
+        # Its own, as a submodel inside a submodel must not stop the outer one's stop.
+        done = _WantedSitesDone()
 
         def stop(key: Key) -> None:
             if key == last:
-                raise _WantedSitesDone
+                raise done
 
-        handle = Tap(self.model, self.sites, snapshot, after_each=stop)
-        with handle as acts, suppress(_WantedSitesDone):
-            self.model(*args, **kwargs)
+        with Tap(self.model, self.sites, snapshot, after_each=stop) as acts:
+            try:
+                self.model(*args, **kwargs)
+            except _WantedSitesDone as error:
+                if error is not done:
+                    raise
         number_calls(acts, self.sites)
         return acts
 

@@ -75,7 +75,7 @@ def select(
         if match.ordinal is not None:
             raise SiteNotFoundError(
                 f"'{match.selector}' counts modules in the order in which they run: pass an "
-                "example input to find it, as example=(x,) (--input on the command line)"
+                "example input to find it, as example=(x,)"
             )
     found = (Site(match.path, match.port, match.call) for match in matches)
     return tuple(dict.fromkeys(found))

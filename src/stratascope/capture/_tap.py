@@ -14,6 +14,7 @@ from torch.autograd.graph import register_multi_grad_hook
 
 from stratascope.capture._activations import Activations, Key, Recording
 from stratascope.capture._compiled import run_uncompiled
+from stratascope.capture._hooks import Hook
 from stratascope.capture._operations import is_operation
 from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors, named_tensors
@@ -199,11 +200,18 @@ class Tap(AbstractContextManager[Activations]):
     def pause(self) -> None:
         """Let forwards pass uncaptured until `resume`; the hooks stay."""
         self._paused = True
+        self._recording.state = "its tap is paused"
         self._armed = False
 
     def resume(self) -> None:
-        """Capture again after `pause`."""
+        """Capture again after `pause`.
+
+        Raises:
+            CaptureError: The tap was removed.
+        """
+        self._check_attached()
         self._paused = False
+        self._recording.state = ""
         # Not in the middle of a forward that began uncaptured.
         self._armed = self._armed or self._depth == 0
 
@@ -227,6 +235,15 @@ class Tap(AbstractContextManager[Activations]):
         if self._depth == 0 and (problem := self._describe_silent_sites()) is not None:
             warnings.warn(problem, stacklevel=2)
 
+    def _check_attached(self) -> None:
+        if not self._handles:
+            raise CaptureError("this tap was removed: make a new one with stratascope.tap")
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"'{name}'" for name in dict.fromkeys(m.text for m in self._matches))
+        state = "removed" if not self._handles else "paused" if self._paused else "attached"
+        return f"Tap of {names} ({state})"
+
     def check(self) -> None:
         """Make sure that every selector has delivered something in the forwards so far.
 
@@ -237,8 +254,7 @@ class Tap(AbstractContextManager[Activations]):
             raise CaptureError(problem)
 
     def __enter__(self) -> Activations:
-        if not self._handles:
-            raise CaptureError("this tap was removed: make a new one with stratascope.tap")
+        self._check_attached()
         return self._activations
 
     def __exit__(
@@ -259,10 +275,10 @@ class Tap(AbstractContextManager[Activations]):
         try:
             self._handles += run_uncompiled(model)
             # First, so that whatever another hook makes of the input belongs to this forward.
-            add(root.register_forward_pre_hook(self._begin, prepend=True))
+            add(root.register_forward_pre_hook(Hook(self._begin), prepend=True))
             for path, names in self._numbered_classes().items():
                 hook = self._make_numbering(id(table.modules[path]), path, names)
-                add(table.modules[path].register_forward_pre_hook(hook))
+                add(table.modules[path].register_forward_pre_hook(Hook(hook)))
             # Outputs before gradients, which take their call number from them.
             operations = {m.path: m.owner for m in self._matches if m.owner is not None}
             for path, port in sorted(self._wanted, key=lambda key: PORTS.index(key[1])):
@@ -271,13 +287,13 @@ class Tap(AbstractContextManager[Activations]):
                 module, wanted = table.modules[path], self._wanted[path, port]
                 if port == "in":
                     hook = self._make_input_hook(id(module), path, wanted)
-                    add(module.register_forward_pre_hook(hook, with_kwargs=True))
+                    add(module.register_forward_pre_hook(Hook(hook), with_kwargs=True))
                 elif port == "out":
                     hook = self._make_output_hook(id(module), path, wanted)
-                    add(module.register_forward_hook(hook))
+                    add(module.register_forward_hook(Hook(hook)))
                 else:
                     hook = self._make_gradient_hook(id(module), path, wanted)
-                    add(module.register_forward_hook(hook))
+                    add(module.register_forward_hook(Hook(hook)))
             if operations:
                 self._watch = OperationWatch(
                     table,
@@ -288,7 +304,7 @@ class Tap(AbstractContextManager[Activations]):
                 )
                 add(self._watch)
             # Last, so that the model's own output is captured before the forward counts as over.
-            add(root.register_forward_hook(self._end, always_call=True))
+            add(root.register_forward_hook(Hook(self._end), always_call=True))
         except BaseException:
             self._detach()
             raise
@@ -300,6 +316,8 @@ class Tap(AbstractContextManager[Activations]):
         self._leaf_handles.clear()
         # The hooks of the module that is running just now are called once more.
         self._armed = False
+        if self._captured_passes:
+            self._recording.state = "its tap was removed"
 
     def _numbered_classes(self) -> dict[str, set[str]]:
         numbered: dict[str, set[str]] = {}

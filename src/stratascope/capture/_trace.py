@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stratascope.capture._activations import Activations
-from stratascope.capture._modes import ReplacedForward
+from stratascope.capture._hooks import ReplacedForward
 from stratascope.capture._recorder import MODEL_INPUT, Forward, Recorder
 from stratascope.capture._records import Difference, ModuleCall, Operation, TensorInfo
 from stratascope.capture._structure import named_tensors

@@ -6,7 +6,8 @@ from typing import Any
 from torch import nn
 
 from stratascope.capture._activations import Key
-from stratascope.capture._modes import ReplacedForward, uncompiled
+from stratascope.capture._hooks import Hook, ReplacedForward
+from stratascope.capture._modes import uncompiled
 from stratascope.capture._operations import (
     Function,
     OperationMode,
@@ -70,8 +71,8 @@ class OperationWatch:
                 pass
 
         return [
-            module.register_forward_pre_hook(enter, prepend=True),
-            module.register_forward_hook(leave),
+            module.register_forward_pre_hook(Hook(enter), prepend=True),
+            module.register_forward_hook(Hook(leave)),
         ]
 
     def _watch_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,6 +18,11 @@ from stratascope.errors import (
 )
 
 _WRONG_USAGE = (UsageError, SiteNotFoundError, MissingExtraError)
+_REMEDIES = {
+    "`stratascope.select(model, '**')` lists": "`stratascope sites MODEL` lists",
+    "as example=(x,)": "as --input 1x3x224x224",
+    "resume=True (--resume)": "--resume",
+}
 _COMMANDS = {
     "demo": "Train two small networks on real seismograms, capture, store and draw every layer.",
     "sites": "List the sites of a model: class, shape, parameters.",
@@ -86,10 +91,17 @@ def _report(error: Exception, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     elif isinstance(error, StratascopeError | ValueError | OSError):
-        _explain([f"error: {error}"])
+        _explain([f"error: {_in_a_shell(str(error))}"])
     else:
         _explain([f"error: {type(error).__name__}: {error}", "--debug shows where it came from"])
     return 2 if isinstance(error, _WRONG_USAGE) else 1
+
+
+def _in_a_shell(sentence: str) -> str:
+    """Give a remedy in the words of the command line where it is one of Python."""
+    for python, shell in _REMEDIES.items():
+        sentence = sentence.replace(python, shell)
+    return sentence
 
 
 def _explain(lines: list[str]) -> None:

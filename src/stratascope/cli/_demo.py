@@ -21,7 +21,7 @@ from stratascope.cli._demo_data import (
     time_frequency_images,
 )
 from stratascope.cli._demo_models import FiveConvs, TrainingResult, train
-from stratascope.cli._output import FractionBar, name_size, print_line
+from stratascope.cli._output import FractionBar, name_program, name_size, print_line
 from stratascope.cli._render import draw_sample, list_arrays
 from stratascope.errors import StoreError, StratascopeError, UsageError
 from stratascope.pipeline._extract import extract
@@ -58,7 +58,9 @@ def demo(*, to: Path = Path("demo"), signal_seconds: float = 10, image_seconds: 
     (to / _MARK).write_text(json.dumps(report, indent=2) + "\n")
     store = to / _SIGNALS / "activations.zarr"
     print_line("Next, look at what the third convolution makes of another window:")
-    print_line(f"  stratascope render {store} --site encoder.4 --sample 100 --to layer.png")
+    print_line(
+        f"  {name_program()} render {store} --site encoder.4 --sample 100 --to {to / 'layer.png'}"
+    )
 
 
 def _make_room(to: Path) -> None:

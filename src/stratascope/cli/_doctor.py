@@ -11,6 +11,8 @@ from cyclopts import Parameter
 
 from stratascope.cli._output import name_size, print_json, print_line, print_table
 
+# The other extras belong to features that this release lacks.
+_USED_EXTRAS = ("demo", "safetensors", "xarray")
 _PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "google-crc32c", "pillow", "cyclopts", "rich")
 
 
@@ -68,7 +70,7 @@ def _missing_by_extra() -> dict[str, list[str]]:
     missing: dict[str, list[str]] = {}
     for requirement in importlib.metadata.requires("stratascope") or []:
         match = re.search(r"^([\w.-]+).*extra == ['\"](\w+)['\"]", requirement)
-        if match:
+        if match and match[2] in _USED_EXTRAS:
             lacking = missing.setdefault(match[2], [])
             try:
                 importlib.metadata.version(match[1])

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from stratascope.cli._output import name_size, print_json, print_line
+from stratascope.cli._output import name_program, name_size, print_json, print_line
 from stratascope.cli._targets import load_data, load_model
+from stratascope.errors import UsageError
 from stratascope.pipeline._extract import extract as extract_to_store
 
 
@@ -43,6 +44,8 @@ def extract(
         resume: Continue an interrupted run.
         json: Print JSON.
     """
+    if batch_size < 1 or step < 0 or (limit is not None and limit < 1):
+        raise UsageError("--batch-size and --limit must be at least 1, and --step at least 0")
     network = load_model(model, weights)
     inputs = load_data(data)
     began = time.perf_counter()
@@ -75,4 +78,6 @@ def extract(
     print_line(
         f"{name_size(store.nbytes)} on disk, {seconds:.1f} s, {rate:,.0f} samples/s. Look at it:"
     )
-    print_line(f"  stratascope render {to} --site '{next(iter(store))}' --sample 0 --to layer.png")
+    print_line(
+        f"  {name_program()} render {to} --site '{next(iter(store))}' --sample 0 --to layer.png"
+    )

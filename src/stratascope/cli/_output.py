@@ -1,8 +1,10 @@
 """What commands print: aligned text for people, JSON for programs."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 
@@ -38,6 +40,28 @@ def name_size(num_bytes: float) -> str:
         if num_bytes < 1000:
             return f"{num_bytes:.1f} {unit}"
     return f"{num_bytes / 1000:.1f} TB"
+
+
+def first_line(error: Exception) -> str:
+    """Give the first line of an error, or its kind where it says nothing.
+
+    >>> first_line(ValueError("wrong.")), first_line(ValueError())
+    ('wrong', 'ValueError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def name_program() -> str:
+    """Give the words that start this program again: its name, or its path where that is not known.
+
+    >>> name_program().endswith("stratascope")
+    True
+    """
+    program = Path(sys.argv[0])
+    known = shutil.which("stratascope")
+    if program.name != "stratascope" or (known and program.resolve() == Path(known).resolve()):
+        return "stratascope"
+    return str(program)
 
 
 class FractionBar:

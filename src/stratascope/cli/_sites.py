@@ -7,7 +7,7 @@ import torch
 from cyclopts import Parameter
 
 from stratascope.capture import SiteInfo, survey
-from stratascope.cli._output import print_json, print_line, print_table
+from stratascope.cli._output import first_line, print_json, print_line, print_table
 from stratascope.cli._targets import load_model, parse_shape
 from stratascope.errors import StratascopeError, UsageError
 
@@ -41,7 +41,7 @@ def sites(
         if input is None or isinstance(error, StratascopeError):
             raise
         raise UsageError(
-            f"the model cannot take an input of shape {input}: {str(error).splitlines()[0]}. Give "
+            f"the model cannot take an input of shape {input}: {first_line(error)}. Give "
             "--input the shape that its forward expects, samples first"
         ) from error
     if json:

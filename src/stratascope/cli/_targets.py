@@ -1,5 +1,6 @@
 """Models and data named on the command line, as ``package.module:function``."""
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from stratascope._optional import require
+from stratascope.cli._output import first_line
 from stratascope.errors import UsageError
 from stratascope.sites import suggest
 
 _SHOWN_KEYS = 3
+_WRAPPER = "module."
 
 
 def load_model(target: str, weights: Path | None = None) -> nn.Module:
@@ -55,6 +58,11 @@ def load_data(target: str) -> Any:
             return np.load(path, mmap_mode="r")
         except (ValueError, EOFError, OSError) as error:
             raise UsageError(f"{target} is not a NumPy file of numbers: {error}") from error
+    if ":" not in target:
+        raise UsageError(
+            "data must be a .npy file, or named as package.module:function or "
+            f"path/to/file.py:function, got {target!r}"
+        )
     found = _load_object(target)
     return _call(target, found, unless=()) if _builds(found) else found
 
@@ -109,16 +117,24 @@ def _load_object(target: str) -> Any:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"the file {path} does not exist")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    file = path.resolve()
+    # Under its own name classes of it can be pickled, unless another module has that name.
+    name = path.stem
+    if (known := sys.modules.get(name)) is not None:
+        if getattr(known, "__file__", None) == str(file):
+            return known
+        name = f"{name}_{hashlib.sha1(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # As python path/to/file.py does: files beside it can be imported, classes can be pickled.
-    sys.path.insert(0, str(path.resolve().parent))
-    sys.modules.setdefault(path.stem, module)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    # As python path/to/file.py does: files beside it can be imported.
+    if str(file.parent) not in sys.path:
+        sys.path.insert(0, str(file.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise UsageError(f"{path} does not import: {type(error).__name__}: {error}") from error
     return module
 
@@ -167,17 +183,45 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UsageError(f"the weights file {path} does not exist")
     if path.suffix == ".safetensors":
-        return require("safetensors.torch", extra="safetensors").load_file(path)
+        loader = require("safetensors.torch", extra="safetensors")
+        try:
+            return loader.load_file(path)
+        except Exception as error:
+            raise UsageError(f"{path} is no safetensors file: {first_line(error)}") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UsageError(
-            f"{path} is not a file of weights that can be loaded without running its code: save "
-            f"model.state_dict() with torch.save ({str(error).splitlines()[0]})"
+            f"{path} is no file of weights, or holds more than weights, and its code is not run: "
+            "save model.state_dict() with torch.save"
         ) from error
-    # Trainers save the state dict beside their own.
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UsageError(f"{path} must hold a state dict, got {type(state).__name__}")
-    return state
+    return _strip_wrapper(_find_state(path, state))
+
+
+def _find_state(path: Path, saved: Any) -> dict[str, Tensor]:
+    """Take the state dict, also where a trainer has put it beside its own things."""
+    if _is_state(saved):
+        return saved
+    parts = saved if isinstance(saved, dict) else {}
+    states = {name: part for name, part in parts.items() if _is_state(part)}
+    if "state_dict" in states:
+        return states["state_dict"]
+    if len(states) == 1:
+        return next(iter(states.values()))
+    held = f"a dict of {', '.join(map(repr, parts))}" if parts else f"a {type(saved).__name__}"
+    raise UsageError(f"{path} must hold a state dict, or one under a key, got {held}")
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(part, Tensor) for part in value.values())
+    )
+
+
+def _strip_wrapper(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take off the prefix that DataParallel and its like put before every name."""
+    if not all(name.startswith(_WRAPPER) for name in state):
+        return state
+    return {name.removeprefix(_WRAPPER): value for name, value in state.items()}

@@ -296,19 +296,28 @@ def _find_spec(paths: Paths, settings: dict[str, Any], *, resume: bool) -> StepS
     root, spec = paths.root, find_held(paths)
     if spec is None:
         return None
-    if not resume:
-        state = "complete" if paths.complete.exists() else "unfinished"
-        raise StoreError(
-            f"{root} already holds step {paths.step} ({state}): nothing was written. Pass "
-            "resume=True (--resume) to continue it, another step, or another folder"
-        )
     changed = differences(comparable(spec.settings), comparable(settings))
+    if not resume:
+        raise StoreError(_describe_held(paths, changed))
     if changed:
         raise StoreError(
             f"{root} cannot be continued: since its step {paths.step} was begun, "
             f"{', '.join(changed)} changed. Restore what was, or extract to another step or folder"
         )
     return spec
+
+
+def _describe_held(paths: Paths, changed: list[str]) -> str:
+    complete = paths.complete.exists()
+    held = f"{paths.root} already holds step {paths.step}"
+    if changed:
+        state = "complete" if complete else "unfinished"
+        what, remedy = f"({state}) of another run, with other {', '.join(changed)}", "Choose"
+    elif complete:
+        what, remedy = "(complete) of the same run", "Open it with stratascope.open_store, choose"
+    else:
+        what, remedy = "(unfinished)", "Pass resume=True (--resume) to continue it, or choose"
+    return f"{held} {what}: nothing was written. {remedy} another step or another folder"
 
 
 def comparable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,12 @@ def placed(model: nn.Module, device: torch.device | str | None) -> Generator[tor
     if device is None:
         yield home
         return
-    model.to(device)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise DataError(
+            f"device must be one that is there, got {str(device)!r}: {_first_line(error)}"
+        ) from error
     try:
         yield torch.device(device)
     finally:

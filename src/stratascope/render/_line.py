@@ -22,7 +22,7 @@ def line(
     scope: Literal["layer", "channel"] = "layer",
     columns: int | None = None,
     channels: Sequence[int] | None = None,
-    percentile: float = 99.5,
+    percentile: float = 100.0,
     title: str | None = None,
     caption: str | None = None,
 ) -> Picture:

@@ -100,6 +100,8 @@ class Scale:
         if self.percentile is None:
             return "fixed"
         variable = "|x| " if self.diverging else ""
+        if self.percentile == 100:
+            return "largest |x|" if self.diverging else "all values"
         name = f"p{self.percentile:g}"
         other = f"p{100 - self.percentile:g}"
         if self.low > 0:

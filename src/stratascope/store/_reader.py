@@ -189,6 +189,14 @@ class Store(Mapping[str, Any]):
         return ranges
 
     @property
+    def sample_index(self) -> np.ndarray[Any, Any]:
+        """Index in the data set of each sample, int64 ``(N,)``; not in order if it was shuffled."""
+        import zarr
+
+        array = zarr.open_array(self._paths.group / "sample", mode="r")
+        return np.asarray(array[: self.samples])
+
+    @property
     def unit(self) -> int:
         """Samples in one shard file."""
         return self._spec.unit
@@ -219,10 +227,19 @@ class Store(Mapping[str, Any]):
             self.path / DATA, engine="zarr", group=str(self.step), consolidated=False, chunks=None
         )
 
+    def find(self, name: str | Site) -> str:
+        """Find the site behind a name, as the store lists it.
+
+        Raises:
+            SiteNotFoundError: The store does not hold it; the message lists near names.
+        """
+        for known in (str(name), str(self._canonical(str(name)))):
+            if known in self._sites:
+                return known
+        raise self._not_found(str(name))
+
     def __getitem__(self, name: str | Site) -> Any:
-        arrays = self._sites.get(str(name)) or self._sites.get(str(self._canonical(str(name))))
-        if not arrays:
-            raise self._not_found(str(name))
+        arrays = self._sites[self.find(name)]
         if len(arrays) == 1 and not arrays[0].place:
             return StoredArray(self, arrays[0])
         return {array.place: StoredArray(self, array) for array in arrays}

@@ -1,5 +1,6 @@
 import copy
 import gc
+import pickle
 import re
 import weakref
 
@@ -740,3 +741,60 @@ def test_selectors_of_every_kind_can_be_mixed(model, x):
     assert torch.equal(acts["Linear[2]:in"], acts["1"])
     with pytest.raises(SiteNotFoundError, match=re.escape("'Linear[1]:in' is not captured")):
         acts["Linear[1]:in"]
+
+
+def test_a_copy_of_a_tapped_model_is_free_of_the_tap_and_can_be_saved():
+    model = conv1d_stack()
+    with ss.tap(model, "0") as acts:
+        copied = copy.deepcopy(model)
+        copied(torch.ones(1, 1, 12))
+        saved = pickle.loads(pickle.dumps(model))
+        saved(torch.ones(1, 1, 12))
+
+        assert len(acts) == 0
+        model(torch.ones(1, 1, 12))
+    pickle.loads(pickle.dumps(copied))
+
+    assert len(acts) == 1
+
+
+def test_a_copy_of_a_model_with_watched_operations_runs_its_own_forward():
+    model = nn.Sequential(nn.Linear(2, 2))
+    with ss.tap(model, "0.linear") as acts:
+        copied = copy.deepcopy(model)
+        with torch.no_grad():
+            copied[0].weight.zero_()
+        output = copied(torch.ones(1, 2))
+        model(torch.ones(1, 2))
+        with pytest.raises(pickle.PicklingError, match="remove the tap first"):
+            pickle.dumps(model)
+
+    assert torch.equal(output, copied[0].bias[None])
+    assert not torch.equal(acts["0.linear"], output)
+
+
+def test_a_tap_shows_its_sites_and_state():
+    handle = ss.tap(conv1d_stack(), ["0", "Conv1d[2]"])
+    attached = repr(handle)
+    handle.pause()
+    paused = repr(handle)
+    handle.remove()
+
+    assert attached == "Tap of '0', 'Conv1d[2]' (attached)"
+    assert (paused[-8:], repr(handle)[-9:]) == ("(paused)", "(removed)")
+
+
+def test_a_look_up_says_that_the_tap_is_paused_or_removed():
+    model = conv1d_stack()
+    handle = ss.tap(model, "0")
+    model(torch.ones(1, 1, 12))
+    handle.pop()
+    handle.pause()
+    model(torch.ones(1, 1, 12))
+    with pytest.raises(SiteNotFoundError, match="'0' is not captured: its tap is paused"):
+        handle.activations["0"]
+    handle.remove()
+    with pytest.raises(SiteNotFoundError, match="'0' is not captured: its tap was removed"):
+        handle.activations["0"]
+    with pytest.raises(CaptureError, match="this tap was removed"):
+        handle.resume()

@@ -84,6 +84,26 @@ def test_extract_and_render_make_a_picture_that_knows_its_origin(here, capsys):
     assert "70 samples" in capsys.readouterr().out
 
 
+def test_one_channel_of_a_map_is_drawn_as_a_map(here):
+    from PIL import Image
+
+    from stratascope import open_store, render
+
+    torch.save(torch.nn.Conv2d(1, 3, 3).state_dict(), "conv.pt")
+    (here / "maps.py").write_text(
+        "import numpy as np, torch\n"
+        "def build(): return torch.nn.Conv2d(1, 3, 3)\n"
+        "def images(): return np.random.default_rng(0).normal(size=(4, 1, 9, 7)).astype('f4')\n"
+    )
+    main(["extract", "maps.py:build", "maps.py:images", "--sites", "model", "--to", "m.zarr"])
+    code = main(["render", "m.zarr", "--sample", "3", "--channel", "2", "--to", "one.png"])
+    words = {"title": "model · sample 3 · channel 2", "caption": "m.zarr · step 0"}
+    expected = render.map(open_store("m.zarr")["model"][3, 2], **words)
+
+    assert code == 0
+    assert np.array_equal(np.asarray(Image.open("one.png")), expected)
+
+
 def test_render_without_a_site_draws_every_one(here, capsys):
     main(extract())
     capsys.readouterr()
@@ -156,12 +176,12 @@ BAD_INPUT = {
     ),
     "no weights": (extract("--weights", "no.pt"), 2, "the weights file no.pt does not exist"),
     "other weights": (extract("--weights", "other.pt"), 2, "do not fit Sequential: 4 missing"),
-    "code in weights": (extract("--weights", "code.pt"), 2, "without running its code"),
+    "code in weights": (extract("--weights", "code.pt"), 2, "its code is not run"),
     "wrong shape": (extract(data="nets.py:images"), 1, "the model cannot take samples 0 to 2"),
     "no samples": (extract(data="nets.py:nothing"), 1, "data must have at least one sample"),
     "data that fail": (extract(data="nets.py:broken"), 2, "no such dataset"),
     "no data file": (extract(data="no.npy"), 2, "the data file no.npy does not exist"),
-    "batch of none": (extract("--batch-size", "0"), 1, "batch_size must be at least 1"),
+    "batch of none": (extract("--batch-size", "0"), 2, "--batch-size and --limit must be"),
     "type of none": (extract("--dtype", "int3"), 1, "dtype must be a floating-point type"),
     "gradients": (extract(sites="0:grad"), 1, "capture gradients with stratascope.tap"),
     "another's folder": (extract(to="taken"), 1, "is not a stratascope store"),
@@ -188,7 +208,7 @@ BAD_INPUT = {
         "--channel must be 0 to 3 at '0', got 4",
     ),
     "step of none": (["render", "full.zarr", "--step", "7", "--to", "x.png"], 1, "got 7"),
-    "no picture file": (["render", "full.zarr", "--site", "0", "--to", "x.txt"], 1, ".png"),
+    "no picture file": (["render", "full.zarr", "--site", "0", "--to", "x.txt"], 2, ".png"),
     "no command": (["extrakt"], 2, "extract"),
     "no option": (["sites", "nets.py:build", "--imput", "1"], 2, "imput"),
     "demo in another's folder": (["demo", "--to", "taken"], 1, "is left alone"),
