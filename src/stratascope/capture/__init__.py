@@ -2,6 +2,7 @@
 
 from stratascope.capture._activations import Activations
 from stratascope.capture._modes import evaluating
+from stratascope.capture._snapshot import copies_on_write
 from stratascope.capture._structure import map_tensors, named_tensors
 from stratascope.capture._submodel import Submodel, split, submodel
 from stratascope.capture._survey import SiteInfo, match_forward_sites, select, survey
@@ -14,6 +15,7 @@ __all__ = [
     "Submodel",
     "Tap",
     "Trace",
+    "copies_on_write",
     "debug",
     "evaluating",
     "map_tensors",

@@ -14,6 +14,11 @@ from torch import Tensor
 _lazy_clone = getattr(torch, "_lazy_clone", None)
 
 
+def copies_on_write() -> bool:
+    """Tell whether this torch can share a tensor until somebody writes."""
+    return _lazy_clone is not None
+
+
 def snapshot(tensor: Tensor) -> Tensor:
     """Take a copy that later writes to the tensor do not reach; the graph stays attached.
 

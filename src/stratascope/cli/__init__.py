@@ -27,6 +27,7 @@ _COMMANDS = {
     "demo": "Train two small networks on real seismograms, capture, store and draw every layer.",
     "sites": "List the sites of a model: class, shape, parameters.",
     "extract": "Run a data set through a model and write what its sites hold to a store.",
+    "run": "Run a training script as it is, and store what the sites of its network hold.",
     "trace": "Show every operation of one forward: shape, time, memory, the first NaN or Inf.",
     "render": "Draw a store's activations as PNG pictures.",
     "doctor": "Show versions, devices, extras and free disk space.",
@@ -60,19 +61,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; None takes them from the system.
 
     Returns:
-        0 when all went well, 1 when it failed, 2 when the command line was wrong.
+        0 when all went well, 1 when it failed, 2 when the command line was wrong; of a script that
+        was run, its own.
 
     >>> main(["sites", "nowhere.py:model"])
     2
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    if words[:1] == ["run"]:
+        from stratascope.cli._run import arrange_words
+
+        words = arrange_words(words)
+    # What follows a -- is a script's own.
+    end = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:end]
+    words = [word for word in words[:end] if word != "--debug"] + words[end:]
     try:
         with warnings.catch_warnings():
-            if not debug:
+            if not debug and words[:1] != ["run"]:
                 warnings.showwarning = _show_note
-            app(words, exit_on_error=False)
+            code = app(words, exit_on_error=False)
     except CycloptsError:
         return 2  # said already
     except KeyboardInterrupt as stop:
@@ -84,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:  # noqa: BLE001 - the last place where an error becomes a sentence
         return _report(error, debug=debug)
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _report(error: Exception, *, debug: bool) -> int:

@@ -47,6 +47,8 @@ def examine() -> dict[str, Any]:
     """Collect what matters for a report of a problem."""
     import torch
 
+    from stratascope.capture import copies_on_write
+
     devices = [f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"]
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -62,7 +64,7 @@ def examine() -> dict[str, Any]:
         "extras": _missing_by_extra(),
         "folder": os.getcwd(),
         "free_bytes": shutil.disk_usage(".").free,
-        "copy_on_write": hasattr(torch, "_lazy_clone"),
+        "copy_on_write": copies_on_write(),
     }
 
 
