@@ -101,8 +101,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 class Store(Mapping[str, Any]):
     """Activations of a data set on disk: a read-only mapping from site to lazy array.
 
-    Sites are found by the text under which they were captured. A site that passes several tensors, such as an
-    LSTM, gives a dict of arrays by place.
+    Sites are found by the text under which they were captured. A site that passes several tensors,
+    such as an LSTM, gives a dict of arrays by place.
 
     Attributes:
         path: The store's folder.
