@@ -403,6 +403,22 @@ def test_a_manifest_that_went_is_a_unit_to_do_again(tmp_path, model, signals):
     assert tree(tmp_path / "s") == whole
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_manifest_that_went_early_costs_no_batch_of_an_iterable(tmp_path, model, signals, lost):
+    def batches():
+        # They end with a unit: a last one that is short would be done again in any case.
+        return stopping(signals[:128], Stop(), 999)
+
+    whole = tree(run(model, batches(), tmp_path / "s").path)
+    paths = Paths(tmp_path / "s", 0)
+    paths.manifest(lost).unlink()
+    paths.complete.unlink()
+    store = run(model, batches(), tmp_path / "s", resume=True)
+
+    assert store.samples == 128
+    assert tree(tmp_path / "s") == whole
+
+
 def test_a_generator_that_was_used_is_not_taken_for_the_same_data(tmp_path, model, signals):
     batches = stopping(signals, Stop(), 999)
     original = nn.Conv1d.forward

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import queue
 import shutil
@@ -72,9 +73,7 @@ class StepWriter:
         self._error: BaseException | None = None
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED_BATCHES)
         with _explaining(root):
-            self.committed = committed_units(self._paths.commits)
-            if spec.samples is None:
-                self._reopen_last_unit()
+            self.committed = self._reopen()
             # Where the length is unknown, the committed units are now the whole first ones.
             known = spec.samples
             self._samples = len(self.committed) * spec.unit if known is None else known
@@ -128,15 +127,32 @@ class StepWriter:
         self._write_metadata(self._samples)
         write_whole(self._paths.complete, encode_json({"samples": self._samples}))
 
-    def _reopen_last_unit(self) -> None:
-        """Give back a unit that ended with the data: a run killed then never said that it did."""
-        if not self.committed:
-            return
-        last = max(self.committed)
-        manifest = self._paths.manifest(last)
-        if json.loads(manifest.read_text())["stop"] < (last + 1) * self.spec.unit:
-            manifest.unlink()
-            self.committed.remove(last)
+    def _reopen(self) -> set[int]:
+        """Find the units that need not be done again, and give back the others."""
+        committed = committed_units(self._paths.commits)
+        whole = {unit for unit in committed if self._is_whole(unit)}
+        if self.spec.samples is None:
+            # What has no length comes in order, and ends with its last unit: a unit behind a gap
+            # would hide the gap.
+            whole = set(itertools.takewhile(whole.__contains__, itertools.count()))
+        for unit in committed - whole:
+            self._paths.manifest(unit).unlink()
+        return whole
+
+    def _is_whole(self, unit: int) -> bool:
+        """Tell whether a manifest can be read, and whether its unit is full.
+
+        Where the length is unknown a unit that is not full ended with the data, but a run that was
+        killed then never said that they did.
+        """
+        try:
+            manifest = json.loads(self._paths.manifest(unit).read_text())
+        except ValueError:
+            return False
+        full = (unit + 1) * self.spec.unit
+        known = self.spec.samples
+        stop = full if known is None else min(full, known)
+        return isinstance(manifest, dict) and manifest.get("stop") == stop
 
     def _prepare(self) -> None:
         root, data = self._paths.root, self._paths.group.parent

@@ -222,6 +222,40 @@ def test_a_short_last_unit_without_an_end_is_done_again(tmp_path):
     np.testing.assert_array_equal(open_store(tmp_path / "s")["a"][:], ROWS)
 
 
+@pytest.mark.parametrize("lost", [0, 1, 2, 3])
+def test_a_gap_in_a_step_of_unknown_length_is_done_again_with_all_behind_it(tmp_path, lost):
+    writer = StepWriter(tmp_path / "s", make_spec(None))
+    put(writer, 0, 200)
+    writer.finish()
+    commits = tmp_path / "s" / "commits" / "0"
+    (commits / "complete.json").unlink()
+    (commits / f"u{lost:08d}.json").unlink()
+    again = StepWriter(tmp_path / "s", make_spec(None))
+    begun = set(again.committed)
+    put(again, len(begun) * 64, 200)
+    again.finish()
+
+    assert begun == set(range(lost))
+    np.testing.assert_array_equal(open_store(tmp_path / "s")["a"][:], ROWS)
+
+
+@pytest.mark.parametrize("samples", [200, None], ids=["known", "unknown length"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"stop": 1}', "\udcff"])
+def test_a_damaged_manifest_is_a_unit_to_do_again(tmp_path, samples, text):
+    writer = StepWriter(tmp_path / "s", make_spec(samples))
+    put(writer, 0, 150)
+    writer.abort()
+    manifest = tmp_path / "s" / "commits" / "0" / "u00000001.json"
+    manifest.write_text(text, errors="surrogateescape")
+    again = StepWriter(tmp_path / "s", make_spec(samples))
+    begun = set(again.committed)
+    put(again, 64, 200)
+    again.finish()
+
+    assert begun == {0}
+    np.testing.assert_array_equal(open_store(tmp_path / "s")["a"][:], ROWS)
+
+
 def test_the_coordinate_of_a_long_step_goes_over_its_chunks(tmp_path):
     rows = np.zeros((70_000, 3), "float32")
     index = np.arange(70_000)[::-1].copy()
