@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from torch import nn
 
 from stratascope.capture import match_forward_sites
-from stratascope.errors import SiteNotFoundError, StoreError, StratascopeError, UsageError
+from stratascope.errors import SiteNotFoundError, StoreError, UsageError
 from stratascope.pipeline._record import TrainingRecord, record
 from stratascope.pipeline._values import parse_dtype
 from stratascope.store import is_vacant
@@ -137,9 +137,10 @@ def _without_us(traceback: TracebackType | None) -> TracebackType | None:
         if traceback.tb_frame.f_code.co_filename not in files:
             kept.append(traceback)
         traceback = traceback.tb_next
-    for one, following in zip(kept, [*kept[1:], None], strict=True):
-        one.tb_next = following
-    return kept[0] if kept else None
+    following = None
+    for one in reversed(kept):
+        one.tb_next, following = following, one
+    return following
 
 
 @dataclass(slots=True, eq=False)
@@ -149,6 +150,7 @@ class _Root:
     Attributes:
         model: The module.
         kind: Its class, or that of the network that it wraps.
+        sites: Which of the selectors it has.
         record: What writes it to a store, where it has some of the sites.
         forwards: How many forwards of it ended well.
         confirmed: Whether it is taken for a network of the script.
@@ -156,6 +158,7 @@ class _Root:
 
     model: Callable[[], nn.Module | None]
     kind: str
+    sites: list[str] = field(default_factory=list)
     record: TrainingRecord | None = None
     forwards: int = 0
     confirmed: bool = False
@@ -204,7 +207,7 @@ class _Watch:
             leave(status)
 
         nn.Module.__call__ = call_watched
-        os._exit = leave_finished  # pyright: ignore[reportAttributeAccessIssue]
+        os._exit = leave_finished
         try:
             yield
         finally:
@@ -226,7 +229,8 @@ class _Watch:
                 self._report(root)
         for site, found in self._unmatched.items():
             if site not in self._matched:
-                for problem in found.values() or ["the script ran no forward of any module"]:
+                nothing = f"nothing was captured at '{site}': no network with it was called"
+                for problem in found.values() or [nothing]:
                     _say(f"stratascope: {problem}")
         # As for other commands: a site that is nowhere is wrong usage.
         return int(self._failed) or (0 if self._matched else 2)
@@ -250,15 +254,19 @@ class _Watch:
         root = _Root(weakref.ref(module), type(module).__name__)
         network: Any = module
         while isinstance(network, nn.Module):
-            sites = [site for site in self._sites if self._matches(network, site)]
-            if sites:
-                self._matched |= {*sites}
+            root.sites = [site for site in self._sites if self._matches(network, site)]
+            if root.sites:
                 root.kind = type(network).__name__
-                settings = {"to": self._to, "every": self._every, "dtype": self._dtype}
-                root.record = record(network, sites, **settings)
+                self._guard(root, lambda network=network: self._record(root, network))
                 break
-            network = next((vars(network)["_modules"].get(name) for name in _WRAPPED), None)
+            network = next(
+                (inner for name in _WRAPPED if (inner := getattr(network, name, None)) is not None),
+                None,
+            )
         return root
+
+    def _record(self, root: _Root, network: nn.Module) -> None:
+        root.record = record(network, root.sites, to=self._to, every=self._every, dtype=self._dtype)
 
     def _matches(self, network: nn.Module, site: str) -> bool:
         try:
@@ -267,12 +275,14 @@ class _Watch:
             # Losses are modules too, but have nothing inside that could have been meant.
             if any(True for _ in network.children()):
                 kind = type(network).__name__
-                self._unmatched[site].setdefault(kind, f"{kind}: {error}")
+                sentence = str(error).partition(" `stratascope.select")[0]
+                self._unmatched[site].setdefault(kind, f"{kind}: {sentence}")
             return False
         return True
 
     def _confirm(self, root: _Root) -> None:
         root.confirmed = True
+        self._matched |= {*root.sites}
         self._stores += 1
         recording = _record_of(root)
         if self._stores > 1:
@@ -285,13 +295,13 @@ class _Watch:
         """Do something of ours; what goes wrong there must not stop the script's training."""
         try:
             work()
-        except StratascopeError as error:
+        except Exception as error:  # noqa: BLE001 - said at once, and in the exit code
             self._failed = True
             _say(f"stratascope: {root.kind} is recorded no further: {error}")
             root.confirmed = False
             recording, root.record = root.record, None
             if recording is not None:
-                with contextlib.suppress(StratascopeError):
+                with contextlib.suppress(Exception):
                     recording.close()
                 _say(f"stratascope: {_list_steps(recording)} in {recording.path}")
 
