@@ -1,4 +1,4 @@
-"""What a tap costs: per layer on tiny modules, and for all convolutions of two networks."""
+"""What capture costs: per layer on tiny modules, and on three networks as ratios to the forward."""
 
 import argparse
 import statistics
@@ -11,6 +11,7 @@ from common import interleave, ratio, report, settle_allocator
 from torch import nn
 
 import stratascope as ss
+from networks import ResNet18
 from stratascope.cli._demo_models import FiveConvs
 from stratascope.seismic import ReconstructionNet
 
@@ -43,37 +44,41 @@ def measure_per_layer() -> dict[str, float]:
     }
 
 
-def measure_network(model: nn.Module, x: torch.Tensor, sites: str, rounds: int) -> dict[str, float]:
-    """Time a forward with a tap, with hand-written hooks and without, in turns."""
-    kind = getattr(nn, sites.partition("[")[0])
-    layers = [module for module in model.modules() if isinstance(module, kind)]
-    model.eval()
+def measure_network(model: nn.Module, x: torch.Tensor, kind: str, rounds: int) -> dict[str, float]:
+    """Time a forward plain, with hooks, with a tap and recorded, in turns."""
+    layers = [module for module in model.modules() if isinstance(module, getattr(nn, kind))]
 
-    def plain() -> None:
+    def run_plain() -> None:
         model(x)
 
-    def hooks(keep: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def run_hooks(keep: Callable[[torch.Tensor], torch.Tensor]) -> None:
         kept: list[torch.Tensor] = []
         handles = [m.register_forward_hook(lambda _, a, y: kept.append(keep(y))) for m in layers]
         model(x)
         for handle in handles:
             handle.remove()
 
-    def tapped() -> None:
-        with ss.tap(model, sites):
+    def run_tap() -> None:
+        with ss.tap(model, f"{kind}[*]"):
             model(x)
 
     variants: dict[str, Callable[[], object]] = {
-        "plain": plain,
-        "hooks, references": lambda: hooks(lambda y: y),
-        "hooks, clones": lambda: hooks(torch.clone),
-        "tap": tapped,
+        "plain": run_plain,
+        "hooks, references": lambda: run_hooks(lambda y: y),
+        "hooks, clones": lambda: run_hooks(torch.clone),
+        "tap of all convolutions": run_tap,
+        "trace, modules kept": lambda: ss.trace(model, x),
+        "trace, everything kept": lambda: ss.trace(model, x, keep="all"),
     }
+    if isinstance(model, ResNet18):
+        part = ss.submodel(model, "layer2", example=(x,))
+        variants |= {"cut by hand": lambda: model.run_half(x), "submodel": lambda: part(x)}
     with torch.no_grad():
         seconds = interleave(variants, rounds)
-    return {
-        f"{name} ÷ plain": ratio(seconds, name, "plain") for name in variants if name != "plain"
-    } | {"plain, ms": statistics.median(seconds["plain"]) * 1e3}
+    rows = {f"{name} ÷ plain": ratio(seconds, name, "plain") for name in list(variants)[1:]}
+    if "submodel" in seconds:
+        rows["submodel ÷ cut by hand"] = ratio(seconds, "submodel", "cut by hand")
+    return rows | {"plain, ms": statistics.median(seconds["plain"]) * 1e3}
 
 
 def main() -> None:
@@ -82,15 +87,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    settle_allocator()
+    settled = settle_allocator()
     torch.manual_seed(0)
-    rows = measure_per_layer()
+    rows = {"allocator settled": float(settled), **measure_per_layer()}
+    shots = ReconstructionNet(5, base_channels=16, out_channels=1, out_size=(70, 70))
     cases = {
-        "1-D": (FiveConvs(), torch.randn(32, 1, 1000), "Conv1d[*]"),
-        "2-D": (ReconstructionNet(5, base_channels=16), torch.randn(4, 5, 1000, 70), "Conv2d[*]"),
+        "1-D": (FiveConvs(), torch.randn(32, 1, 1000), "Conv1d"),
+        "shots": (shots, torch.randn(4, 5, 1000, 70), "Conv2d"),
+        "ResNet-18": (ResNet18(), torch.randn(8, 3, 224, 224), "Conv2d"),
     }
-    for name, (model, x, sites) in cases.items():
-        found = measure_network(model, x, sites, options.rounds)
+    for name, (model, x, kind) in cases.items():
+        found = measure_network(model.eval(), x, kind, options.rounds)
         rows |= {f"{name}: {key}": value for key, value in found.items()}
     report("capture", rows, options.json)
 
