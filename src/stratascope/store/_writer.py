@@ -86,7 +86,7 @@ class StepWriter:
 
         Raises:
             StoreError: An earlier batch could not be written.
-            DataError: An earlier batch had another shape.
+            DataError: An earlier batch had another shape or type.
         """
         self._raise_error()
         if not self._thread.is_alive():
@@ -220,6 +220,11 @@ class StepWriter:
             raise DataError(
                 f"samples of '{array.site}' must all have shape {array.shape}, got "
                 f"{rows.shape[1:]}: make the inputs equal in size, or give a transform that does"
+            )
+        if not np.can_cast(rows.dtype, array.dtype, "equiv"):
+            raise DataError(
+                f"samples of '{array.site}' must all be {array.dtype}, as the first were, got "
+                f"{rows.dtype}: give the data one type, or a transform that does"
             )
         return rows
 

@@ -133,6 +133,23 @@ def test_samples_of_another_shape_are_an_error(writer):
         writer.finish()
 
 
+@pytest.mark.parametrize("dtype", ["int64", "float16", "float64", "complex64", "bool"])
+def test_samples_of_another_type_are_an_error(writer, dtype):
+    writer.write(0, {"a/activation": np.ones((10, 3), dtype)})
+
+    with pytest.raises(
+        DataError, match=f"samples of 'a' must all be float32, as the first were, got {dtype}: give"
+    ):
+        writer.finish()
+
+
+def test_samples_of_the_other_byte_order_are_the_same(writer, tmp_path):
+    writer.write(0, {"a/activation": ROWS.astype(">f4")})
+    writer.finish()
+
+    np.testing.assert_array_equal(open_store(tmp_path / "s")["a"][:], ROWS)
+
+
 def test_samples_that_are_committed_may_come_again(tmp_path):
     first = StepWriter(tmp_path / "s", make_spec())
     put(first, 0, 100)
