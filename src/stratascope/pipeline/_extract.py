@@ -17,7 +17,14 @@ from stratascope.pipeline._plan import plan
 from stratascope.pipeline._progress import ProgressBar
 from stratascope.pipeline._source import Batch, Source, digest_batch, make_source
 from stratascope.pipeline._transfer import placed, run_forward, span, stage, to_numpy
-from stratascope.pipeline._values import Value, collect_values, describe_arrays, parse_dtype
+from stratascope.pipeline._values import (
+    Kind,
+    Value,
+    collect_values,
+    describe_arrays,
+    name_kinds,
+    parse_dtype,
+)
 from stratascope.sites import Selector
 from stratascope.store import (
     UNIT_MULTIPLE,
@@ -131,13 +138,13 @@ class _Run:
         self._source = source
         self._settings = settings
         self._spec = spec
-        self._kinds: dict[str, str] = {}
+        self._kinds: dict[str, Kind] = {}
         self._writer: StepWriter | None = None
 
     def execute(
         self, model: nn.Module, handle: Tap, place: torch.device | None, *, progress: bool
     ) -> None:
-        self._kinds = {path: type(module).__name__ for path, module in model.named_modules()}
+        self._kinds = name_kinds(model)
         if self._spec is not None:
             self._writer = self._open_writer(self._spec)
         try:

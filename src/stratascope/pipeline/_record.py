@@ -29,7 +29,7 @@ from stratascope.pipeline._extract import comparable, describe_settings, find_he
 from stratascope.pipeline._fingerprint import differences
 from stratascope.pipeline._source import Batch, digest_batch, make_source
 from stratascope.pipeline._transfer import placed, run_forward, stage, to_numpy
-from stratascope.pipeline._values import collect_values, describe_arrays, parse_dtype
+from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds, parse_dtype
 from stratascope.sites import Selector
 from stratascope.store import UNIT_MULTIPLE, Paths, StepSpec, StepWriter
 
@@ -299,7 +299,7 @@ class _Probe:
     def __init__(self, model: nn.Module, attach: Callable[[], Tap], probe: Any) -> None:
         self._model = model
         self._attach = attach
-        self.kinds = _name_kinds(model)
+        self.kinds = name_kinds(model)
         batch = next(make_source([probe], batch_size=1).batches(0, None), None)
         if batch is None:
             raise DataError("the probe must have at least one sample, got none")
@@ -333,7 +333,7 @@ class _Forwards:
     def __init__(self, model: nn.Module, handle: Tap) -> None:
         self._handle = handle
         self._armed = True
-        self.kinds = _name_kinds(model)
+        self.kinds = name_kinds(model)
         self.size = 0
         self.ready = False
         self._hook = model.register_forward_pre_hook(self._note_size, with_kwargs=True)
@@ -412,10 +412,6 @@ def _keeping_buffers(model: nn.Module) -> Generator[None]:
                     buffer.copy_(before)
                 if getattr(module, name, None) is not buffer:
                     setattr(module, name, buffer)
-
-
-def _name_kinds(model: nn.Module) -> dict[str, str]:
-    return {path: type(module).__name__ for path, module in model.named_modules()}
 
 
 def _write_step(root: Path, spec: StepSpec, values: dict[str, Any]) -> None:

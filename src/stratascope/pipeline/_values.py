@@ -4,7 +4,7 @@ import warnings
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stratascope.capture import Activations, named_tensors
 from stratascope.errors import CaptureError, StoreError
@@ -18,6 +18,11 @@ _TOKEN_MODULES = {
     "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
     "TransformerEncoderLayer",
 }  # fmt: skip
+# Modules that have an order of the axes and do not say so: their attention does.
+_STACKS = (
+    nn.TransformerDecoder, nn.TransformerDecoderLayer, nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+)  # fmt: skip
 _AXES = {1: ("channel",), 2: ("channel", "time"), 3: ("channel", "y", "x")}
 _RESERVED = ("sample", "zarr.json")
 
@@ -30,6 +35,32 @@ class Value:
     place: str
     tensor: Tensor
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What of a module decides how its values are stored.
+
+    Attributes:
+        name: Name of its class.
+        sequence_first: Whether its values may have the sequence before the samples.
+    """
+
+    name: str
+    sequence_first: bool = False
+
+
+def name_kinds(model: nn.Module) -> dict[str, Kind]:
+    """Say of each module, by path, what decides how its values are stored."""
+    unsure: set[str] = set()
+    for path, module in model.named_modules():
+        deciding = module.modules() if isinstance(module, _STACKS) else (module,)
+        if any(getattr(part, "batch_first", None) is False for part in deciding):
+            # What lies within gets its values in the same order.
+            unsure.update(name for name, _ in module.named_modules(prefix=path))
+    return {
+        path: Kind(type(module).__name__, path in unsure) for path, module in model.named_modules()
+    }
 
 
 def collect_values(acts: Activations) -> dict[str, Value]:
@@ -60,20 +91,20 @@ def _name_file(text: str) -> str:
 
 
 def describe_arrays(
-    values: dict[str, Value], batch: Batch, kinds: dict[str, str]
+    values: dict[str, Value], batch: Batch, kinds: dict[str, Kind]
 ) -> tuple[tuple[ArraySpec, ...], dict[str, str]]:
     """Decide how each value is stored, and which cannot be.
 
     Args:
         values: What the first batch gave.
         batch: That batch.
-        kinds: Class name of each module by path.
+        kinds: What `name_kinds` says of the model.
 
     Returns:
         The arrays, and for every other value the reason.
 
     Raises:
-        CaptureError: Nothing can be stored.
+        CaptureError: Nothing can be stored, or samples and sequence cannot be told apart.
     """
     several = {value.site for value in values.values() if value.place}
     arrays: list[ArraySpec] = []
@@ -83,8 +114,15 @@ def describe_arrays(
         if problem is not None:
             skipped[key] = problem
             continue
-        kind = kinds.get(value.path, "")
-        dims = _name_axes(tuple(value.tensor.shape[1:]), kind)
+        kind = kinds.get(value.path, Kind(""))
+        if kind.sequence_first and value.tensor.shape[1:2] == (batch.size,):
+            raise CaptureError(
+                f"the samples of '{value.site}' cannot be told from its sequence: both axes of its "
+                f"shape {tuple(value.tensor.shape)} have the batch's {batch.size}, and {kind.name} "
+                "has batch_first=False. Give another batch_size (--batch-size), or a transform "
+                "that leaves one of them"
+            )
+        dims = _name_axes(tuple(value.tensor.shape[1:]), kind.name)
         if value.site in several:
             # Arrays of one group share their axes by name, and these are not the same length.
             dims = tuple(f"{name}_{_name_file(value.place)}" for name in dims)
@@ -97,7 +135,7 @@ def describe_arrays(
                 dtype=_stored_dtype(value.tensor.dtype),
                 source_dtype=str(value.tensor.dtype).removeprefix("torch."),
                 dims=dims,
-                kind=kind,
+                kind=kind.name,
             )
         )
     _report_skipped(skipped, arrays)
