@@ -430,3 +430,28 @@ def test_a_probe_that_does_not_fit_is_told_with_its_shape(tmp_path):
     with pytest.raises(DataError, match=r"float32 \(10, 1, 12\)"):
         rec.step(0)
     rec.close()
+
+
+@pytest.mark.filterwarnings("ignore:the model is compiled")
+def test_a_compiled_training_stays_compiled_beside_a_probe(tmp_path):
+    graphs = []
+
+    def count(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    ends = []
+    for recorded in (False, True):
+        torch.compiler.reset()
+        graphs.clear()
+        model = torch.compile(net()[:4], backend=count)
+        seed(5)
+        rec = contextlib.nullcontext()
+        if recorded:
+            rec = ss.record(model, "0", to=tmp_path / "s", every=2, probe=PROBE)
+        with rec as running:
+            losses, _ = train(model, range(6), running)
+        ends.append((losses, len(graphs)))
+
+    assert ends[0] == ends[1]
+    assert ss.open_store(tmp_path / "s").steps == (0, 2, 4)
