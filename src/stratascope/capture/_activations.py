@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from stratascope.capture._structure import named_tensors
-from stratascope.errors import SiteNotFoundError
+from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import ROOT_NAME, Port, Site, parse_class_index, suggest
 
 Key = tuple[str, Port, int]
@@ -24,6 +24,8 @@ class Recording:
         ordinals: Which module was the k-th of its class to run.
         aliases: Further names of shared modules.
         state: Why nothing more is captured, or ``""``.
+        versions: For values that are no copies, their tensors and how often those had been written
+            to when they were captured.
     """
 
     values: dict[Key, Any] = field(default_factory=dict)
@@ -31,10 +33,32 @@ class Recording:
     ordinals: dict[tuple[str, int], str] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     state: str = ""
+    versions: dict[Key, list[tuple[Tensor, int]]] = field(default_factory=dict)
 
     def restart(self) -> None:
         """Forget the last forward; who still holds its dictionaries keeps them untouched."""
-        self.values, self.counts, self.ordinals = {}, {}, {}
+        self.values, self.counts, self.ordinals, self.versions = {}, {}, {}, {}
+
+    def hand_over(self) -> "Recording":
+        """Give away what was recorded, and begin anew."""
+        given = Recording(
+            self.values, self.counts, self.ordinals, self.aliases, versions=self.versions
+        )
+        self.restart()
+        return given
+
+    def check_unwritten(self, key: Key) -> None:
+        """Make sure that a value which is no copy still is what flowed.
+
+        Raises:
+            CaptureError: Something has written into it.
+        """
+        for tensor, version in self.versions.get(key, ()):
+            if tensor._version != version:
+                raise CaptureError(
+                    f"'{key[0]}' was captured with copy=False and has been written to since, so "
+                    "what flowed is lost: leave copy out, which costs nothing until such a write"
+                )
 
     def count(self, path: str, port: Port) -> int:
         """Tell how often a module ran in this forward; its gradients belong to its outputs."""
@@ -99,10 +123,11 @@ class Activations(Mapping[Site, Any]):
             call = 1
         elif call < 0:
             call += count + 1
-        try:
-            return self._recording.values[wanted.path, wanted.port, call]
-        except KeyError:
-            raise self._not_found(str(name)) from None
+        key = (wanted.path, wanted.port, call)
+        if key not in self._recording.values:
+            raise self._not_found(str(name))
+        self._recording.check_unwritten(key)
+        return self._recording.values[key]
 
     def _refuse_to_choose(self, name: str | Site, wanted: Site, count: int) -> None:
         keys = [key for key in self._recording.values if key[:2] == (wanted.path, wanted.port)]

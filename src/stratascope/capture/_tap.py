@@ -49,6 +49,7 @@ def tap(
     sites: Selector | Iterable[Selector],
     *,
     detach: bool = True,
+    copy: bool | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
@@ -67,6 +68,8 @@ def tap(
         sites: What to keep: names, globs, modules, classes, predicates. One input of a module is
             kept as it is, several as a tuple, and where some are named, all as a dict.
         detach: Cut the values off the autograd graph; False keeps it, for a loss on an activation.
+        copy: True copies every value at once; False keeps references, and reading one that was
+            written to since is an error; None, the default, copies when somebody writes.
         device: Where to put the values; None leaves them where they are.
         dtype: What floating-point tensors are cast to; None leaves them as they are.
         transform: Applied to each captured tensor first, on its own device: pool, slice, reduce.
@@ -95,11 +98,23 @@ def tap(
         raise ValueError(f"every must be a whole number from 1, got {every!r}")
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype must be a torch.dtype such as torch.float16, got {dtype!r}")
-    take = _make_take(detach=detach, device=device, dtype=dtype, transform=transform)
-    return Tap(model, sites, take, every=every, on_capture=on_capture)
+    if copy is False and not (device is dtype is transform is None):
+        raise ValueError("copy=False keeps values as they are: leave out device, dtype, transform")
+    keep = {None: snapshot, True: torch.clone, False: _keep_reference}[copy]
+    take = _make_take(keep, detach=detach, device=device, dtype=dtype, transform=transform)
+    return Tap(model, sites, take, every=every, on_capture=on_capture, by_reference=copy is False)
+
+
+def _keep_reference(tensor: Tensor) -> Tensor:
+    if tensor.is_inference():
+        raise ValueError(
+            "in inference_mode torch does not count writes, so copy=False cannot tell a lost value"
+        )
+    return tensor
 
 
 def _make_take(
+    keep: Callable[[Tensor], Tensor],
     *,
     detach: bool,
     device: torch.device | str | None,
@@ -107,7 +122,7 @@ def _make_take(
     transform: Callable[[Tensor], Tensor] | None,
 ) -> Callable[[Tensor], Tensor]:
     def take_plain(tensor: Tensor) -> Tensor:
-        return snapshot(tensor.detach() if detach and tensor.requires_grad else tensor)
+        return keep(tensor.detach() if detach and tensor.requires_grad else tensor)
 
     def take_converted(tensor: Tensor) -> Tensor:
         if detach and tensor.requires_grad:
@@ -119,7 +134,7 @@ def _make_take(
         if moved is not value:
             return moved
         # A slice would keep alive all that it was cut from.
-        return value.clone() if _is_part(value) else snapshot(value)
+        return value.clone() if _is_part(value) else keep(value)
 
     plain = device is None and dtype is None and transform is None
     return take_plain if plain else take_converted
@@ -161,6 +176,7 @@ class Tap(AbstractContextManager[Activations]):
         every: int = 1,
         on_capture: OnCapture | None = None,
         after_each: Callable[[Key], None] | None = None,
+        by_reference: bool = False,
     ) -> None:
         table = ModuleTable(model, is_operation)
         self._matches = match_sites(table, sites)
@@ -169,6 +185,7 @@ class Tap(AbstractContextManager[Activations]):
         self._every = every
         self._on_capture = on_capture
         self._after_each = after_each
+        self._by_reference = by_reference
         self._watch: OperationWatch | None = None
         aliases = dict(table.aliases)
         if child := table.resolve(ROOT_NAME):
@@ -218,10 +235,7 @@ class Tap(AbstractContextManager[Activations]):
     def pop(self) -> Activations:
         """Hand over what was captured, and keep nothing of it here."""
         self._note_reached()
-        recording = self._recording
-        taken = Recording(recording.values, recording.counts, recording.ordinals, recording.aliases)
-        recording.restart()
-        return Activations(taken)
+        return Activations(self._recording.hand_over())
 
     def remove(self) -> None:
         """Take the hooks off the model; what was captured stays readable. Idempotent.
@@ -500,6 +514,8 @@ class Tap(AbstractContextManager[Activations]):
             self._hand_over(key, kept)
         else:
             (recording.values if values is None else values)[key] = kept
+            if self._by_reference:
+                recording.versions[key] = [(t, t._version) for _, t in named_tensors(kept)]
         if self._after_each is not None:
             self._after_each(key)
 

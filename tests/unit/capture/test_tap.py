@@ -798,3 +798,74 @@ def test_a_look_up_says_that_the_tap_is_paused_or_removed():
         handle.activations["0"]
     with pytest.raises(CaptureError, match="this tap was removed"):
         handle.resume()
+
+
+def in_place() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
+
+
+X4 = torch.linspace(-1, 1, 8).reshape(2, 4)
+
+
+def test_a_reference_is_the_tensor_itself():
+    seen = []
+    model = in_place()
+    model[2].register_forward_hook(lambda *args: seen.append(args[2]))
+    with torch.no_grad(), ss.tap(model, "2", copy=False) as acts:
+        model(X4)
+
+    assert acts["2"] is seen[0]
+
+
+def test_reading_a_reference_that_was_overwritten_is_an_error():
+    model = in_place()
+    with torch.no_grad(), ss.tap(model, "**", copy=False) as acts:
+        model(X4)
+
+    assert (acts["1"] >= 0).all()
+    with pytest.raises(CaptureError, match="'0' was captured with copy=False and has been written"):
+        acts["0"]
+
+
+def test_a_write_through_a_view_is_noticed_too():
+    model = in_place()
+    with torch.no_grad(), ss.tap(model, "2", copy=False) as acts:
+        output = model(X4)
+    output[0].view(-1)[:1] = 0
+    with pytest.raises(CaptureError, match="has been written to since"):
+        acts["2"]
+
+
+def test_references_are_checked_after_they_were_handed_over_too():
+    model = in_place()
+    handle = ss.tap(model, "0", copy=False)
+    with torch.no_grad():
+        model(X4)
+    acts = handle.pop()
+    handle.remove()
+    with pytest.raises(CaptureError, match="has been written to since"):
+        acts["0"]
+
+
+def test_copies_are_made_at_once_where_asked():
+    model = in_place()
+    with torch.no_grad(), ss.tap(model, "0", copy=True) as acts:
+        model(X4)
+
+    assert torch.equal(acts["0"], model[0](X4))
+
+
+def test_references_cannot_be_converted():
+    with pytest.raises(ValueError, match="copy=False keeps values as they are"):
+        ss.tap(in_place(), "0", copy=False, dtype=torch.float16)
+
+
+def test_references_need_torch_to_count_writes():
+    model = in_place()
+    with (
+        torch.inference_mode(),
+        pytest.raises(CaptureError, match="in inference_mode torch does not count writes"),
+        ss.tap(model, "0", copy=False),
+    ):
+        model(X4)
