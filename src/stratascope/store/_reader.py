@@ -11,6 +11,7 @@ from stratascope._optional import require
 from stratascope.errors import SiteNotFoundError, StoreError
 from stratascope.sites import Site, suggest
 from stratascope.store._commit import committed_units
+from stratascope.store._index import Part, parse_index
 from stratascope.store._layout import (
     COMMITS,
     DATA,
@@ -213,6 +214,7 @@ class Store(Mapping[str, Any]):
 
         Raises:
             MissingExtraError: xarray is not installed.
+            StoreError: The step is incomplete: xarray would show what is missing as data.
 
         >>> import numpy as np, torch, stratascope as ss
         >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
@@ -223,6 +225,8 @@ class Store(Mapping[str, Any]):
         (8,)
         """
         xarray = require("xarray", extra="xarray")
+        if not self.complete:
+            raise _describe_owed(self)
         return xarray.open_datatree(
             self.path / DATA, engine="zarr", group=str(self.step), consolidated=False, chunks=None
         )
@@ -282,8 +286,9 @@ class Store(Mapping[str, Any]):
 class StoredArray:
     """One array of a store, shape ``(N, …)``; indexing reads what is asked for and no more.
 
-    Index as in NumPy, with one list or mask at most. Samples that an interrupted run still owes
-    are an error, never a made-up value.
+    Index as in NumPy, with integers, slices that go forwards, an ellipsis, and one list or mask
+    along one axis; all else, such as a negative step or a second list, is an IndexError. Samples
+    that an interrupted run still owes are an error, never a made-up value.
 
     Attributes:
         shape: ``(N, *sample_shape)``.
@@ -315,20 +320,13 @@ class StoredArray:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
-        index = _spell_out(index if isinstance(index, tuple) else (index,), self.ndim)
-        wanted = self._check_present(index[0])
         # The files may have grown since: ends are those that this array was opened with.
-        index = (_count_from_start(index[0], wanted, self.shape[0]), *index[1:])
+        chosen = parse_index(index, self.shape, self.dims)
+        wanted = self._check_present(chosen.parts[0])
         array = self._open()
-        lists = [part for part in index if isinstance(part, list | np.ndarray)]
         try:
-            if not lists:
-                # zarr spells the byte order out, which would show in every repr.
-                return np.asarray(array[index]).view(self.dtype)
-            if len(lists) == 1:
-                return np.asarray(array.oindex[index]).view(self.dtype)
-        except IndexError:
-            raise
+            # zarr spells the byte order out, which would show in every repr.
+            return chosen.read(array).view(self.dtype)
         except (ValueError, RuntimeError, OSError) as error:
             raise StoreError(
                 f"step {self._store.step}, site '{self._spec.site}', samples "
@@ -336,7 +334,6 @@ class StoredArray:
                 f"{str(error).rstrip('.')}. A shard is damaged; other samples and sites are not "
                 "touched"
             ) from error
-        raise IndexError("index with one list or mask at a time; index the result for more")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         if copy is False:
@@ -355,23 +352,12 @@ class StoredArray:
             self._array = zarr.open_array(path, mode="r")
         return self._array
 
-    def _check_present(self, index: Any) -> np.ndarray[Any, Any]:
+    def _check_present(self, part: Part) -> np.ndarray[Any, Any]:
         """List the samples of an index; refuse fill values in place of those that are not there."""
         samples, unit = self.shape[0], self._store.unit
-        if isinstance(index, int | np.integer):
-            if not -samples <= index < samples:
-                raise IndexError(f"sample must be -{samples} to {samples - 1}, got {index}")
-            wanted = np.array([index % samples])
-        else:
-            wanted = np.arange(samples)[index]
+        wanted = np.atleast_1d(np.arange(samples)[part])
         if not self._store.complete and not self._store.holds(wanted):
-            ranges = self._store.committed_ranges()
-            listed = ", ".join(f"{span.start} to {span.stop - 1}" for span in ranges) or "none"
-            raise StoreError(
-                f"{self._store.path} is incomplete: of step {self._store.step} samples {listed} "
-                "are there. Run the same extract again with resume=True (--resume), or ask for "
-                "those only"
-            )
+            raise _describe_owed(self._store)
         paths = Paths(self._store.path, self._store.step)
         for number in np.unique(wanted // unit):
             shard = paths.shard(self._spec, int(number))
@@ -385,19 +371,12 @@ class StoredArray:
         return wanted
 
 
-def _spell_out(index: tuple[Any, ...], ndim: int) -> tuple[Any, ...]:
-    """Write an ellipsis as the slices that it means, which Zarr cannot beside a list."""
-    # To NumPy, an empty list is one of floats.
-    parts = [np.array(p, np.intp) if isinstance(p, list) and not p else p for p in index]
-    places = [place for place, part in enumerate(parts) if part is ...]
-    if len(places) > 1:
-        raise IndexError("index with one ellipsis at most")
-    place = places[0] if places else len(parts)
-    rest = parts[place + 1 :]
-    return (*parts[:place], *[slice(None)] * (ndim - place - len(rest)), *rest)
-
-
-def _count_from_start(index: Any, wanted: np.ndarray[Any, Any], samples: int) -> Any:
-    if isinstance(index, slice):
-        return slice(*index.indices(samples)) if (index.step or 1) > 0 else index
-    return int(wanted[0]) if isinstance(index, int | np.integer) else wanted
+def _describe_owed(store: Store) -> StoreError:
+    ranges = store.committed_ranges()
+    listed = ", ".join(name_samples(span.start, span.stop - 1) for span in ranges) or "none"
+    first = ranges[0] if ranges else range(0)
+    remedy = f", or read those only, as store[site][{first.start}:{first.stop}]" if ranges else ""
+    return StoreError(
+        f"{store.path} is incomplete: of step {store.step} samples {listed} are there. Run the "
+        f"same extract again with resume=True (--resume){remedy}"
+    )
