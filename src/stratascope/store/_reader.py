@@ -1,6 +1,7 @@
 """Reading a store: lazily, without torch, and never a value that was not written."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,10 @@ def open_store(path: str | Path, *, step: int | None = None) -> "Store":
         path: The folder that `extract` wrote.
         step: Which step to look at; None means the last one.
 
+    Warns:
+        UserWarning: The step is unfinished, and of data whose length shows only at the end: nothing
+            else would tell its samples from all of them.
+
     Raises:
         StoreError: There is no store at this path, it has no such step, or a newer layout.
 
@@ -48,7 +53,11 @@ def open_store(path: str | Path, *, step: int | None = None) -> "Store":
     >>> store["1"][17, 2].shape
     (8,)
     """
-    root = find_root(Path(path))
+    return _open_step(Path(path), step, stacklevel=3)
+
+
+def _open_step(path: Path, step: int | None, *, stacklevel: int) -> "Store":
+    root = find_root(path)
     steps = list_steps(root)
     if not steps:
         raise StoreError(f"{root} holds no step yet: the run that made it wrote nothing")
@@ -56,7 +65,14 @@ def open_store(path: str | Path, *, step: int | None = None) -> "Store":
     if chosen not in steps:
         listed = ", ".join(str(number) for number in steps)
         raise StoreError(f"step must be one of those in {root} ({listed}), got {chosen}")
-    return Store(root, chosen)
+    store = Store(root, chosen)
+    if read_spec(Paths(root, chosen)).samples is None and not store.complete:
+        warnings.warn(
+            f"step {chosen} of {root} is unfinished: {store.samples} samples are there, and how "
+            "many are to come is not known. Run the same extract again with resume=True (--resume)",
+            stacklevel=stacklevel,
+        )
+    return store
 
 
 def find_root(path: Path) -> Path:
@@ -172,7 +188,7 @@ class Store(Mapping[str, Any]):
         Raises:
             StoreError: There is no such step.
         """
-        return open_store(self.path, step=step)
+        return _open_step(self.path, step, stacklevel=3)
 
     def committed_ranges(self) -> list[range]:
         """List the ranges of samples that are committed, joined where they touch."""

@@ -309,6 +309,22 @@ def test_an_incomplete_store_says_so(tmp_path):
     assert "read those only" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "look", [lambda path: open_store(path, step=0), lambda path: open_store(path, step=1).at(0)]
+)
+def test_a_step_that_nobody_knows_the_end_of_says_so_when_it_is_opened(tmp_path, look):
+    array = ArraySpec("a/activation", "a", "", (), "uint8", "uint8", ())
+    for step in (0, 1):
+        writer = StepWriter(tmp_path / "s", StepSpec(step, None, 64, (array,)))
+        writer.write(0, {"a/activation": np.zeros(70, "uint8")})
+        writer.abort() if step == 0 else writer.finish()
+
+    with pytest.warns(UserWarning, match="^step 0 of .* is unfinished: 64 samples") as caught:
+        look(tmp_path / "s")
+    assert caught[0].filename == __file__
+    open_store(tmp_path / "s")
+
+
 def test_xarray_does_not_show_what_is_missing_as_data(tmp_path):
     writer = StepWriter(tmp_path / "s", make_spec())
     rows = {

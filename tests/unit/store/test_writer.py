@@ -215,7 +215,8 @@ def test_a_step_of_unknown_length_grows_unit_by_unit(tmp_path):
     for start in range(0, 200, 10):
         put(writer, start, start + 10)
     writer.abort()
-    growing = open_store(tmp_path / "s")["a"]
+    with pytest.warns(UserWarning, match="192 samples are there, and how many are to come"):
+        growing = open_store(tmp_path / "s")["a"]
     again = StepWriter(tmp_path / "s", make_spec(None))
     put(again, 192, 200)
     again.finish()
