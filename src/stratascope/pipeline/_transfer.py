@@ -1,7 +1,7 @@
 """Batches to the device and through the model, values back to the host."""
 
 import itertools
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,17 +24,49 @@ def placed(model: nn.Module, device: torch.device | str | None) -> Generator[tor
     if device is None:
         yield home
         return
+    homes = {(id(module), name): tensor.device for module, name, tensor in _own_tensors(model)}
     try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise DataError(
-            f"device must be one that is there, got {str(device)!r}: {_first_line(error)}"
-        ) from error
-    try:
+        _send(model, device)
         yield torch.device(device)
     finally:
         if home is not None:
-            model.to(home)
+            _bring_back(model, homes, home)
+
+
+def _send(model: nn.Module, device: torch.device | str) -> None:
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        if _is_out_of_memory(error):
+            raise DataError(
+                f"the memory of {str(device)!r} must hold the model, but did not: "
+                f"{_first_line(error)}. Free some of it, or choose another device (--device)"
+            ) from error
+        raise DataError(
+            f"device must be one that is there, got {str(device)!r}: {_first_line(error)}"
+        ) from error
+
+
+def _bring_back(
+    model: nn.Module, homes: dict[tuple[int, str], torch.device], home: torch.device
+) -> None:
+    """Move every tensor to where it was; what the forwards made anew goes with the first."""
+    where: dict[int, torch.device] = {}
+    for module, name, tensor in _own_tensors(model):
+        where[id(tensor)] = homes.get((id(module), name), home)
+        if isinstance(tensor, nn.Parameter) and tensor.grad is not None:
+            where[id(tensor.grad)] = where[id(tensor)]
+    # As model.to does it, which knows of what modules keep beside their tensors.
+    apply = model._apply  # pyright: ignore[reportPrivateUsage]
+    apply(lambda tensor: tensor.to(where.get(id(tensor), home)))
+
+
+def _own_tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    for module in model.modules():
+        for name, tensor in module.named_parameters(recurse=False):
+            yield module, name, tensor
+        for name, tensor in module.named_buffers(recurse=False):
+            yield module, name, tensor
 
 
 def run_forward(
@@ -51,8 +83,8 @@ def run_forward(
         # a caller that uses one buffer for all batches must not write into what was captured.
         return tensor.clone() if place is None else tensor.to(place, non_blocking=True, copy=True)
 
-    args, kwargs = map_tensors(move, (batch.args, batch.kwargs))
     try:
+        args, kwargs = map_tensors(move, (batch.args, batch.kwargs))
         model(*args, **kwargs)
     except StratascopeError:
         raise
@@ -63,15 +95,16 @@ def run_forward(
                 f"{_first_line(error)}. Use a smaller batch_size (--batch-size)"
             ) from error
         raise DataError(
-            f"the model cannot take samples {span(batch)} of the data, "
-            f"{_describe_inputs(args, kwargs)}: {_first_line(error)}. Give data of the shape and "
-            "type that the model's forward expects"
+            f"the model cannot take samples {span(batch)} of the data, {_describe_inputs(batch)}: "
+            f"{_first_line(error)}. Give data of the shape and type that the model's forward "
+            "expects"
         ) from error
     return handle.pop()
 
 
-def _describe_inputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    tensors = named_tensors({**{str(n): arg for n, arg in enumerate(args)}, **kwargs})
+def _describe_inputs(batch: Batch) -> str:
+    named = {**{str(n): arg for n, arg in enumerate(batch.args)}, **batch.kwargs}
+    tensors = named_tensors(named)
     listed = [
         f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for _, tensor in tensors
     ]
@@ -107,7 +140,8 @@ def stage(tensor: Tensor) -> Tensor | Staged:
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
     arrived = torch.cuda.Event()
-    arrived.record()
+    # The copy is in the queue of the tensor's device, which need not be the current one.
+    arrived.record(torch.cuda.current_stream(tensor.device))
     return Staged(host, arrived)
 
 

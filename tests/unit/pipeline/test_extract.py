@@ -235,8 +235,8 @@ def hooks_of(model):
 def test_no_hook_stays_where_the_model_cannot_be_moved(run, tmp_path):
     model = convnet()
 
-    with pytest.raises((AssertionError, RuntimeError), match=r"(?i)cuda"):
-        run(model, device="cuda")
+    with pytest.raises(DataError, match="device must be one that is there, got 'cuda:99'"):
+        run(model, device="cuda:99")
     assert hooks_of(model) == 0
     assert not (tmp_path / "s").exists()
 
@@ -375,7 +375,7 @@ def test_a_step_that_is_there_is_not_written_over(run):
     store = run(convnet())
     before = tree(store.path)
 
-    with pytest.raises(StoreError, match=r"already holds step 0 \(complete\): nothing was written"):
+    with pytest.raises(StoreError, match=r"holds step 0 \(complete\) of the same run: nothing was"):
         run(convnet())
     (store.path / "commits" / "0" / "complete.json").unlink()
     with pytest.raises(StoreError, match=r"holds step 0 \(unfinished\).*resume=True \(--resume\)"):

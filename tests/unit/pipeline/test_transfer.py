@@ -33,6 +33,72 @@ def test_a_model_comes_back_from_a_device_even_after_an_error():
     assert model.running_mean.device.type == "cpu"
 
 
+@pytest.fixture
+def far(monkeypatch):
+    """Make the meta device one that values come back from, as zeros; count the moves."""
+    to, moves = torch.Tensor.to, []
+
+    def move(tensor, *args, **kwargs):
+        moves.append(tensor)
+        if len(moves) == move.broken:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.\nmore")
+        if tensor.device.type == "meta" and torch.device(args[0]).type == "cpu":
+            return torch.zeros_like(tensor, device="cpu")
+        return to(tensor, *args, **kwargs)
+
+    move.broken = 0
+    monkeypatch.setattr(torch.Tensor, "to", move)
+    return move
+
+
+def places(model):
+    return {name: str(tensor.device) for name, tensor in model.state_dict().items()}
+
+
+def spread_out():
+    """Give a network on two devices, one layer with a gradient."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model[0](torch.zeros(1, 2)).sum().backward()
+    model[1].to("meta")
+    model[2]._buffers["running_var"] = torch.ones(2, device="meta")
+    return model
+
+
+def test_every_tensor_comes_back_to_where_it_was(far):
+    model = spread_out()
+    before = places(model)
+    assert set(before.values()) == {"cpu", "meta"}
+
+    with placed(model, "meta"):
+        assert set(places(model).values()) == {"meta"}
+        model[0].register_buffer("cache", torch.zeros(3, device="meta"))
+    assert places(model) == {**before, "0.cache": "cpu"}
+    assert model[0].weight.grad.device.type == "cpu"
+
+
+@pytest.mark.parametrize("broken", range(3, 12))
+def test_a_device_that_is_full_half_way_gets_nothing(far, broken):
+    model = spread_out()
+    before = places(model)
+    far.broken = broken
+
+    with (
+        pytest.raises(
+            DataError,
+            match=r"^the memory of 'meta' must hold the model, but did not: CUDA out of memory\. "
+            r"Tried to allocate 1 GiB\. Free some of it, or choose another device \(--device\)$",
+        ),
+        placed(model, "meta"),
+    ):
+        pass
+    assert places(model) == before
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(DataError, match="device must be one that is there, got 'nowhere'"):
+        placed(nn.Linear(2, 2), "nowhere").__enter__()
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -67,6 +133,62 @@ def test_what_a_forward_raises_is_told_with_its_samples(error):
         run_forward(model, handle, batch, None)
     assert "second" not in str(caught.value)
     assert type(caught.value.__cause__) is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+@pytest.mark.parametrize("where", ["clone", "relu"])
+def test_a_batch_that_does_not_fit_asks_for_a_smaller_one(monkeypatch, error, where):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(
+        *(torch.Tensor, "clone") if where == "clone" else (nn.ReLU, "forward"), fail
+    )
+    model = nn.ReLU()
+    batch = Batch(64, 2, (torch.zeros(2, 3),), {})
+
+    with pytest.raises(
+        DataError, match=r"must hold a forward of 2 samples, .*Use a smaller batch_size \(--batch-s"
+    ) as caught:
+        run_forward(model, ss.tap(model, ""), batch, None)
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("place", [None, torch.device("cpu")])
+def test_a_batch_stays_what_it_was(place):
+    model = nn.ReLU(inplace=True)
+    batch = Batch(0, 2, (-torch.ones(2, 3),), {})
+    run_forward(model, ss.tap(model, ""), batch, place)
+
+    assert batch.args[0].tolist() == [[-1, -1, -1]] * 2
+
+
+def test_a_copy_is_waited_for_on_the_device_of_its_tensor(monkeypatch):
+    told = []
+
+    class Far:
+        device, shape, dtype = torch.device("cuda:1"), (2,), torch.float32
+
+    class Host:
+        def copy_(self, tensor, *, non_blocking):
+            told.append(("copy", tensor.device, non_blocking))
+
+    class Event:
+        def record(self, stream=None):
+            told.append(("record", stream))
+
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: Host())
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
+    stage(Far())
+
+    assert told == [("copy", Far.device, True), ("record", "stream of cuda:1")]
 
 
 def test_an_error_of_the_capture_stays_what_it_is():
