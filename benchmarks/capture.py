@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import interleave, ratio, report, settle_allocator
+from common import interleave, ratio, report
 from torch import nn
 
 import stratascope as ss
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    settled = settle_allocator()
+    settled = ss.tune_allocator()
     torch.manual_seed(0)
     rows = {"allocator settled": float(settled), **measure_per_layer()}
     shots = ReconstructionNet(5, base_channels=16, out_channels=1, out_size=(70, 70))

@@ -1,34 +1,10 @@
-"""What the benchmarks share: a settled allocator, interleaved runs, printed ratios."""
+"""What the benchmarks share: interleaved runs, printed ratios."""
 
-import ctypes
 import json
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-_LARGE = 1 << 30
-
-
-def settle_allocator() -> bool:
-    """Keep freed memory in the process, so that page faults do not outweigh what is measured.
-
-    Returns:
-        Whether the C library is glibc and took the settings.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    return all(
-        mallopt(option, value)
-        for option, value in (
-            (_M_TRIM_THRESHOLD, _LARGE),
-            (_M_TOP_PAD, 64 << 20),
-            (_M_MMAP_THRESHOLD, _LARGE),
-        )
-    )
 
 
 def interleave(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import interleave, ratio, report, settle_allocator
+from common import interleave, ratio, report
 
 import stratascope as ss
 from stratascope.cli._demo_models import FiveConvs
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    settled = settle_allocator()
+    settled = ss.tune_allocator()
     torch.manual_seed(0)
     model = FiveConvs().eval()
     inputs = np.random.default_rng(0).normal(size=(options.samples, 1, options.length))

@@ -25,6 +25,7 @@ _HOMES = {
     "survey": "stratascope.capture",
     "tap": "stratascope.capture",
     "trace": "stratascope.capture",
+    "tune_allocator": "stratascope.capture",
 }
 _MODULES = ("errors", "render")
 

@@ -1,6 +1,7 @@
 """Capture: what the sites of a network hold in a forward pass."""
 
 from stratascope.capture._activations import Activations
+from stratascope.capture._allocator import tune_allocator
 from stratascope.capture._modes import evaluating
 from stratascope.capture._snapshot import copies_on_write
 from stratascope.capture._structure import map_tensors, named_tensors
@@ -27,4 +28,5 @@ __all__ = [
     "survey",
     "tap",
     "trace",
+    "tune_allocator",
 ]

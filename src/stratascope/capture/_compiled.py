@@ -33,7 +33,8 @@ def run_uncompiled(model: nn.Module) -> list[Any]:
     for module in model.modules():
         if vars(module).get("_compiled_call_impl") is not None:
             handles.append(_PlainCall(module))
-        plain = vars(module).get("_modules", {}).get("_orig_mod")
+        # Not the attribute: TorchScript keeps its modules in something that is no dict.
+        plain = getattr(module, "_orig_mod", None)
         if plain is not None:
             handles.append(ReplacedForward(module, lambda _, plain=plain: plain.__call__))
     if handles:

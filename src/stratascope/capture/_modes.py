@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import nn
@@ -13,7 +13,9 @@ def evaluating(model: nn.Module) -> Generator[None]:
     """Put a model into evaluation mode, and give every module its own flag back afterwards."""
     flags = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        # What torch.export gave runs in the mode in which it was exported, and has no other.
+        with suppress(NotImplementedError):
+            model.eval()
         yield
     finally:
         # Flag by flag: model.train() would lose a mixture, such as a frozen BatchNorm.

@@ -41,6 +41,9 @@ def name_function(function: Function) -> str:
     ('sub', 'getitem')
     """
     name = getattr(function, "__name__", type(function).__name__)
+    if type(function).__name__ == "OpOverload":
+        # What torch.export wrote: conv1d.default.
+        name = name.partition(".")[0]
     if name in ("__get__", "__set__"):
         # An attribute such as x.T: the name stands on what the accessor belongs to.
         name = getattr(getattr(function, "__self__", None), "__name__", name)

@@ -83,7 +83,12 @@ class Recorder:
     ) -> None:
         table = ModuleTable(model)
         self._model = model
-        self._modules = {path: module for path, module in table.modules.items() if path}
+        # TorchScript takes no hooks; a call of it is not seen, but what goes in and comes out is.
+        self._modules = {
+            path: module
+            for path, module in table.modules.items()
+            if path and not isinstance(module, torch.jit.ScriptModule)
+        }
         self._aliases = table.aliases
         self._keep_modules = keep_modules
         self._keep_operations = keep_operations

@@ -285,6 +285,7 @@ class Tap(AbstractContextManager[Activations]):
 
     def _attach(self, model: nn.Module, table: ModuleTable) -> None:
         root = table.modules[""]
+        _check_hookable("", root)
         add = self._handles.append
         try:
             self._handles += run_uncompiled(model)
@@ -299,6 +300,7 @@ class Tap(AbstractContextManager[Activations]):
                 if path in operations:
                     continue
                 module, wanted = table.modules[path], self._wanted[path, port]
+                _check_hookable(path, module)
                 if port == "in":
                     hook = self._make_input_hook(id(module), path, wanted)
                     add(module.register_forward_pre_hook(Hook(hook), with_kwargs=True))
@@ -570,6 +572,14 @@ class Tap(AbstractContextManager[Activations]):
                 "(then call torch.compiler.set_stance('force_eager') first)"
             )
         return f"nothing was captured at {names}: {reason}"
+
+
+def _check_hookable(path: str, module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        raise CaptureError(
+            f"'{path or ROOT_NAME}' is TorchScript, which calls no hooks of Python: tap the "
+            "network before torch.jit.script or torch.jit.trace"
+        )
 
 
 def _hook_each(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
 from torch import nn
 
 from stratascope.capture._activations import Key
@@ -51,7 +52,7 @@ class OperationWatch:
         self.ran: dict[str, None] = {}
         self._handles: list[Any] = []
         for path, module in table.modules.items():
-            if path:
+            if path and not isinstance(module, torch.jit.ScriptModule):
                 self._handles += self._attach(path, module)
         self._handles.append(ReplacedForward(table.modules[""], self._watch_forward))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from stratascope import render as pictures
-from stratascope.capture import submodel, tap
+from stratascope.capture import submodel, tap, tune_allocator
 from stratascope.cli._demo_data import (
     Seismogram,
     cut_windows,
@@ -48,6 +48,8 @@ def demo(*, to: Path = Path("demo"), signal_seconds: float = 10, image_seconds: 
     if signal_seconds <= 0 or image_seconds <= 0:
         raise UsageError("training must last more than 0 seconds")
     _make_room(to)
+    # This process is ours alone.
+    tune_allocator()
     seismograms, missing = load_seismograms()
     if missing:
         print_line(f"note: this ObsPy lacks {', '.join(missing)}")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from stratascope.capture import tune_allocator
 from stratascope.cli._output import name_program, name_size, print_json, print_line
 from stratascope.cli._targets import load_data, load_model
 from stratascope.errors import UsageError
@@ -46,6 +47,8 @@ def extract(
     """
     if batch_size < 1 or step < 0 or (limit is not None and limit < 1):
         raise UsageError("--batch-size and --limit must be at least 1, and --step at least 0")
+    # This process is ours alone.
+    tune_allocator()
     network = load_model(model, weights)
     inputs = load_data(data)
     began = time.perf_counter()
