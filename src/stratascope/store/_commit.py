@@ -31,6 +31,23 @@ def write_whole(path: Path, content: bytes) -> None:
     sync_folders([path.parent])
 
 
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file that several runs share, if it is not there, and what a killed one left of it.
+
+    Two that are born at once may sweep away each other's.
+    """
+    for attempt in reversed(range(10)):
+        if path.exists():
+            return
+        for stale in path.parent.glob(f"{path.name}{TEMPORARY}*"):
+            stale.unlink(missing_ok=True)
+        try:
+            write_whole(path, content)
+        except FileNotFoundError:
+            if not attempt:
+                raise
+
+
 def sync_folders(folders: Iterable[Path]) -> None:
     """Make renames in folders survive a power cut, where the system lets folders be synced."""
     for folder in dict.fromkeys(folders):

@@ -20,6 +20,7 @@ DATA = "data.zarr"
 COMMITS = "commits"
 SPEC_FILE = "spec.json"
 COMPLETE_FILE = "complete.json"
+LOCK_FILE = "lock"
 
 CHUNK_BYTES = 256 * 1024
 TILE_BYTES = 1024 * 1024
@@ -136,6 +137,11 @@ class Paths:
     def complete(self) -> Path:
         """The file that says that the step is finished."""
         return self.commits / COMPLETE_FILE
+
+    @property
+    def lock(self) -> Path:
+        """The file that a run holds while it writes the step."""
+        return self.commits / LOCK_FILE
 
     def manifest(self, unit: int) -> Path:
         """The file whose existence commits a unit."""

@@ -18,10 +18,10 @@ from numcodecs.zstd import Zstd
 
 from stratascope.errors import DataError, StoreError
 from stratascope.store._commit import (
-    TEMPORARY,
     committed_units,
     stale_files,
     sync_folders,
+    write_once,
     write_whole,
 )
 from stratascope.store._layout import (
@@ -36,6 +36,8 @@ from stratascope.store._layout import (
     encode_json,
     group_metadata,
 )
+from stratascope.store._lock import Lock
+from stratascope.store._reader import read_spec
 from stratascope.store._shards import ShardWriter
 
 _QUEUED_BATCHES = 2
@@ -44,6 +46,8 @@ _NO_SPACE = {
     errno.EDQUOT: "is full for you: your quota is used up",
     errno.EFBIG: "is full for so large a file: ulimit -f sets a limit",
 }
+
+_FORMAT = {"format": FORMAT, "layout": LAYOUT_VERSION}
 
 Convert = Callable[[Any], np.ndarray[Any, Any]]
 
@@ -54,6 +58,8 @@ class StepWriter:
     A unit is committed exactly when its manifest exists: its shards are written under temporary
     names, synced, renamed, and then the manifest is written the same way. Encoding and writing run
     on one thread behind a short queue; an error there is raised by the next call here.
+
+    The step is this writer's alone until it is finished or aborted.
     """
 
     def __init__(
@@ -73,11 +79,17 @@ class StepWriter:
         self._error: BaseException | None = None
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED_BATCHES)
         with _explaining(root):
-            self.committed = self._reopen()
-            # Where the length is unknown, the committed units are now the whole first ones.
-            known = spec.samples
-            self._samples = len(self.committed) * spec.unit if known is None else known
-            self._prepare()
+            write_once(self._paths.run, encode_json(_FORMAT))
+            self._lock = self._acquire()
+            try:
+                self.committed = self._reopen()
+                # Where the length is unknown, these are now the whole first units.
+                known = spec.samples
+                self._samples = len(self.committed) * spec.unit if known is None else known
+                self._prepare()
+            except BaseException:
+                self._lock.release()
+                raise
         self._thread = threading.Thread(target=self._work, name="stratascope-writer", daemon=True)
         self._thread.start()
 
@@ -105,6 +117,7 @@ class StepWriter:
         self._queue.put(self._complete)
         self._stop()
         self._raise_error()
+        self._lock.release()
 
     def abort(self) -> None:
         """Write what is queued, drop the unfinished unit; a later run can continue from there."""
@@ -112,6 +125,7 @@ class StepWriter:
         if self._open is not None:
             self._open.discard()
             self._open = None
+        self._lock.release()
 
     @property
     def samples_committed(self) -> int:
@@ -154,20 +168,35 @@ class StepWriter:
         stop = full if known is None else min(full, known)
         return isinstance(manifest, dict) and manifest.get("stop") == stop
 
+    def _acquire(self) -> Lock:
+        try:
+            return Lock(self._paths.lock)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"another run is writing step {self.spec.step} of {self._paths.root}: wait for its "
+                "end, or choose another step or another folder"
+            ) from error
+
     def _prepare(self) -> None:
-        root, data = self._paths.root, self._paths.group.parent
-        stale = [*stale_files(self._paths.group, self._paths.commits)]
-        # The other steps may be in the works; only what lies beside them is of this one's concern.
-        stale += [path for folder in (root, data) for path in folder.glob(f"*{TEMPORARY}*")]
-        for path in stale:
+        # The other steps may be in the works.
+        for path in stale_files(self._paths.group, self._paths.commits):
             path.unlink(missing_ok=True)
-        run = {"format": FORMAT, "layout": LAYOUT_VERSION}
-        write_whole(self._paths.run, encode_json(run))
-        if not self._paths.spec.exists():
+        if self._paths.spec.exists():
+            self._check_spec()
+        else:
             write_whole(self._paths.spec, encode_json(self.spec.to_json()))
-        root = group_metadata({"format": FORMAT, "layout": LAYOUT_VERSION})
-        write_whole(self._paths.group.parent / "zarr.json", encode_json(root))
+        group = self._paths.group.parent / "zarr.json"
+        write_once(group, encode_json(group_metadata(_FORMAT)))
         self._write_metadata(self._samples)
+
+    def _check_spec(self) -> None:
+        """Refuse a step that another run began, and may have ended, since this one looked."""
+        ours = StepSpec.from_json(json.loads(encode_json(self.spec.to_json())))
+        if read_spec(self._paths) != ours:
+            raise StoreError(
+                f"step {self.spec.step} of {self._paths.root} is another run's, begun in the "
+                "meantime: choose another step or another folder"
+            )
 
     def _write_metadata(self, samples: int) -> None:
         group = self._paths.group

@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from stratascope.store._commit import committed_units, is_vacant, stale_files, write_whole
+from stratascope.store._commit import (
+    committed_units,
+    is_vacant,
+    stale_files,
+    write_once,
+    write_whole,
+)
 
 
 def test_a_file_is_written_with_its_folders(tmp_path):
@@ -27,6 +33,40 @@ def test_a_write_that_fails_leaves_what_was(tmp_path, monkeypatch, step, error):
             write_whole(path, b"new")
 
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"file": b"old"}
+
+
+def test_a_shared_file_is_written_once(tmp_path):
+    path = tmp_path / "a" / "run.json"
+    write_once(path, b"first")
+    write_once(path, b"second")
+
+    assert path.read_bytes() == b"first"
+
+
+def test_two_that_write_a_shared_file_at_once_do_not_fail(tmp_path, monkeypatch):
+    path, replace, swept = tmp_path / "run.json", Path.replace, []
+
+    def sweep_first(temporary, target):
+        # The other one takes this for what a killed run left.
+        swept.append(temporary)
+        if len(swept) <= 2:
+            temporary.unlink()
+        return replace(temporary, target)
+
+    monkeypatch.setattr(Path, "replace", sweep_first)
+    write_once(path, b"content")
+
+    assert len(swept) == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_shared_file_that_can_never_be_written_is_an_error(tmp_path, monkeypatch):
+    def fail(*_):
+        raise FileNotFoundError("nowhere")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_once(tmp_path / "run.json", b"content")
 
 
 def test_units_are_committed_by_their_manifests(tmp_path):

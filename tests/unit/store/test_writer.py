@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -293,16 +294,82 @@ def test_what_a_killed_run_left_is_swept_away(tmp_path):
     root = tmp_path / "s"
     StepWriter(root, make_spec()).abort()
     stale = [
-        root / "run.json.tmp-1",
-        root / "data.zarr" / "zarr.json.tmp-1",
         root / "data.zarr" / "0" / "a" / "activation" / "0.tmp-1",
         root / "commits" / "0" / "u00000000.json.tmp-1",
     ]
-    other = root / "data.zarr" / "1" / "a.tmp-1"
-    for path in (*stale, other):
+    # These may be a running one's: of another step, or of one that is being born.
+    others = [
+        root / "run.json.tmp-1",
+        root / "data.zarr" / "zarr.json.tmp-1",
+        root / "data.zarr" / "1" / "a.tmp-1",
+        root / "commits" / "1" / "u00000000.json.tmp-1",
+    ]
+    for path in (*stale, *others):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"half")
     StepWriter(root, make_spec()).abort()
 
     assert [path for path in stale if path.exists()] == []
-    assert other.exists()
+    assert [path for path in others if not path.exists()] == []
+
+
+def test_what_a_run_left_that_was_killed_at_its_birth_is_swept_away(tmp_path):
+    root = tmp_path / "s"
+    stale = [root / "run.json.tmp-1", root / "data.zarr" / "zarr.json.tmp-1"]
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    StepWriter(root, make_spec()).abort()
+
+    assert [path for path in stale if path.exists()] == []
+
+
+def test_one_step_has_one_writer_at_a_time(writer, tmp_path):
+    put(writer, 0, 100)
+    other = StepWriter(tmp_path / "s", StepSpec(1, 200, 64, make_spec().arrays))
+    with pytest.raises(
+        StoreError, match=r"another run is writing step 0 of .*/s: wait for its end"
+    ):
+        StepWriter(tmp_path / "s", make_spec())
+    other.abort()
+    put(writer, 100, 200)
+    writer.finish()
+    StepWriter(tmp_path / "s", make_spec()).abort()
+
+    assert not (tmp_path / "s" / "commits" / "0" / "lock").exists()
+    np.testing.assert_array_equal(open_store(tmp_path / "s", step=0)["a"][:], ROWS)
+
+
+def test_a_writer_that_cannot_begin_holds_nothing(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepWriter, "_write_metadata", fail)
+        with pytest.raises(StoreError, match="is full"):
+            StepWriter(tmp_path / "s", make_spec())
+    StepWriter(tmp_path / "s", make_spec()).abort()
+
+
+def test_a_step_that_another_run_did_meanwhile_is_left_alone(writer, tmp_path):
+    put(writer, 0, 200)
+    writer.finish()
+
+    with pytest.raises(StoreError, match=r"step 0 of .*/s is another run's, begun in the meantime"):
+        StepWriter(tmp_path / "s", make_spec(199))
+    assert open_store(tmp_path / "s").complete
+
+
+def test_steps_that_are_written_at_once_do_not_disturb_each_other(tmp_path):
+    def write(step):
+        writer = StepWriter(tmp_path / "s", StepSpec(step, 200, 64, make_spec().arrays))
+        for start in range(0, 200, 20):
+            put(writer, start, start + 20)
+        writer.finish()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(16)))
+
+    for step in range(16):
+        np.testing.assert_array_equal(open_store(tmp_path / "s", step=step)["a"][:], ROWS)
+    assert list(tmp_path.rglob("*.tmp-*")) == []
