@@ -119,6 +119,7 @@ def test_threads_do_not_see_each_others_networks():
         thread.join()
 
     assert found == dict.fromkeys(range(4), True)
+    assert torch._dynamo.eval_frame._stance.stance == "default"
 
 
 def test_coroutines_capture_one_after_the_other():

@@ -1,8 +1,10 @@
 """Running a model for its activations without changing what it was."""
 
 import sys
+import threading
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,12 +33,32 @@ def probing(model: nn.Module) -> Generator[None]:
         yield
 
 
-@contextmanager
-def uncompiled() -> Generator[None]:
+class _EagerStance:
+    """The compiler's stance, which all threads share: set by the first, restored by the last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._stance = torch.compiler.set_stance("force_eager")
+                self._stance.__enter__()
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._stance.__exit__(None, None, None)
+
+
+_eager_stance = _EagerStance()
+
+
+def uncompiled() -> AbstractContextManager[None]:
     """Run compiled parts as plain Python, since inside a compiled graph nothing can be seen."""
     # Where nothing has been compiled, the compiler need not even be imported.
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
+    return _eager_stance if "torch._dynamo" in sys.modules else nullcontext()
