@@ -1,7 +1,6 @@
 """A data set through a model into a store."""
 
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ from stratascope.pipeline._values import (
     name_kinds,
     parse_dtype,
 )
+from stratascope.pipeline._warn import warn_caller
 from stratascope.sites import Selector
 from stratascope.store import (
     UNIT_MULTIPLE,
@@ -145,9 +145,9 @@ class _Run:
         self, model: nn.Module, handle: Tap, place: torch.device | None, *, progress: bool
     ) -> None:
         self._kinds = name_kinds(model)
-        if self._spec is not None:
-            self._writer = self._open_writer(self._spec)
         try:
+            if self._spec is not None:
+                self._open_writer(self._spec)
             with ProgressBar("extract", self._source.samples, enabled=progress) as bar:
                 for batch in self._missing_batches():
                     acts = run_forward(model, handle, batch, place)
@@ -197,7 +197,8 @@ class _Run:
         values = collect_values(acts)
         if self._writer is None:
             handle.check()
-            self._writer = self._open_writer(self._make_spec(values, batch))
+            self._open_writer(self._make_spec(values, batch))
+        assert self._writer is not None
         spec = self._writer.spec
         wanted = {array.key for array in spec.arrays}
         if (others := values.keys() ^ (wanted | spec.skipped.keys())) != set():
@@ -226,21 +227,19 @@ class _Run:
             skipped=skipped,
         )
 
-    def _open_writer(self, spec: StepSpec) -> StepWriter:
-        writer = StepWriter(
+    def _open_writer(self, spec: StepSpec) -> None:
+        self._writer = StepWriter(
             self._root, spec, sample_index=self._source.sample_index, convert=to_numpy
         )
         if spec.samples is not None:
             need = spec.samples * sum(array.sample_bytes for array in spec.arrays)
             free = shutil.disk_usage(self._root).free
             if need > free:
-                warnings.warn(
+                warn_caller(
                     f"{spec.samples} samples take up to {need / 1e6:,.0f} MB uncompressed, and "
                     f"{free / 1e6:,.0f} MB are free: dtype='float16', a transform or fewer sites "
-                    "store less",
-                    stacklevel=4,
+                    "store less"
                 )
-        return writer
 
     def _stop(self, error: BaseException) -> None:
         if self._writer is None:

@@ -1,6 +1,5 @@
 """The captured values of a batch as arrays to be stored."""
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from stratascope.capture import Activations, named_tensors
 from stratascope.errors import CaptureError, StoreError
 from stratascope.pipeline._source import Batch
+from stratascope.pipeline._warn import warn_caller
 from stratascope.sites import Site
 from stratascope.store import DTYPES, ArraySpec
 
@@ -160,7 +160,7 @@ def _report_skipped(skipped: dict[str, str], arrays: list[ArraySpec]) -> None:
     listed = "; ".join(f"{key}: {reason}" for key, reason in skipped.items())
     if not arrays:
         raise CaptureError(f"nothing of the chosen sites can be stored sample by sample: {listed}")
-    warnings.warn(f"not stored: {listed}", stacklevel=5)
+    warn_caller(f"not stored: {listed}")
 
 
 def _name_axes(shape: tuple[int, ...], kind: str) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
 import json
+import threading
 import warnings
 
 import numpy as np
@@ -450,6 +451,37 @@ def test_more_than_the_disk_holds_is_warned_of_at_the_beginning(run, monkeypatch
 
     with pytest.warns(UserWarning, match=r"150 samples take up to .* MB uncompressed, and 0 MB"):
         run(convnet())
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_warnings_point_at_the_line_that_asked(tmp_path, monkeypatch, resumed):
+    settings = {"to": tmp_path / "s", "unit_size": 64, "progress": False}
+    model = Recurrent()
+    if resumed:
+        with pytest.warns(UserWarning, match="not stored: lstm"):
+            ss.extract(model, SIGNALS, "lstm", **settings)
+        (tmp_path / "s" / "commits" / "0" / "complete.json").unlink()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    with pytest.warns(UserWarning, match="not stored: lstm|samples take up to") as caught:
+        ss.extract(model, SIGNALS, "lstm", resume=resumed, **settings)
+
+    assert len(caught) == (1 if resumed else 2)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+def test_a_warning_that_is_an_error_leaves_no_thread_and_no_lock(run, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    before = threading.active_count()
+    for resume in (False, True):
+        with (
+            warnings.catch_warnings(action="error"),
+            pytest.raises(UserWarning, match="150 samples take up to"),
+        ):
+            run(convnet(), resume=resume)
+
+    assert threading.active_count() == before
+    monkeypatch.undo()
+    assert run(convnet(), resume=True).complete
 
 
 def test_nothing_is_warned_of_otherwise(run):
