@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from stratascope.errors import CaptureError
 
 _MEANINGS = {
     "model.class": "the model's class",
@@ -22,10 +25,19 @@ _MEANINGS = {
 
 
 def describe_model(model: nn.Module) -> dict[str, str]:
-    """Name a model and the state that it is in."""
+    """Name a model and the state that it is in.
+
+    Raises:
+        CaptureError: A parameter has no values yet.
+    """
     kind = type(model)
     state = hashlib.blake2b(digest_size=16)
     for name, value in model.state_dict().items():
+        if is_lazy(value):
+            raise CaptureError(
+                f"'{name}' has no values yet, which its first input decides: run the model once "
+                "first"
+            )
         state.update(name.encode())
         if isinstance(value, Tensor):
             state.update(raw_bytes(value))
@@ -70,4 +82,6 @@ def raw_bytes(tensor: Tensor) -> bytes:
     plain = tensor.detach().cpu()
     if plain.is_quantized:
         plain = plain.int_repr()
-    return plain.to_dense().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    # What is conjugated, or negated, only says so of the memory of another.
+    plain = plain.to_dense().resolve_conj().resolve_neg()
+    return plain.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,9 +1,11 @@
 import functools
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
+from stratascope.errors import CaptureError
 from stratascope.pipeline._fingerprint import describe_model, describe_transform, differences
 
 
@@ -31,6 +33,33 @@ def test_parameters_of_any_type_are_described(dtype):
     model = nn.Module()
     model.register_buffer("state", torch.ones(3, 2).to(dtype).mT)
 
+    assert len(describe_model(model)["parameters"]) == 32
+
+
+def test_what_is_conjugated_or_negated_is_described_by_its_values():
+    values = torch.tensor([1 + 2j, 3 - 4j])
+    for view, plain in (
+        (values.conj(), torch.tensor([1 - 2j, 3 + 4j])),
+        (values.conj().imag, torch.tensor([-2.0, 4.0])),
+    ):
+        models = [nn.Module(), nn.Module(), nn.Module()]
+        for model, state in zip(models, (view, plain, -plain), strict=True):
+            model.register_buffer("state", state)
+        described = [describe_model(model) for model in models]
+
+        assert described[0] == described[1] != described[2]
+
+
+def test_a_model_that_never_ran_says_so():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that lazy modules are new
+        model = nn.Sequential(nn.LazyLinear(2))
+
+    with pytest.raises(
+        CaptureError, match=r"'0\.weight' has no values yet, .*run the model once f"
+    ):
+        describe_model(model)
+    model(torch.zeros(1, 3))
     assert len(describe_model(model)["parameters"]) == 32
 
 
