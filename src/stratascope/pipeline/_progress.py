@@ -16,6 +16,7 @@ class ProgressBar:
         self._total = total
         self._enabled = enabled and sys.stderr is not None and sys.stderr.isatty()
         self._began = time.monotonic()
+        self._first: tuple[float, int] | None = None
         self._bar: Any = None
         self._task: Any = None
 
@@ -35,18 +36,22 @@ class ProgressBar:
         """Say how many samples are done and how many bytes are on disk."""
         if not self._enabled:
             return
-        elapsed = time.monotonic() - self._began
-        if self._bar is None and elapsed < _PATIENCE_S:
+        now = time.monotonic()
+        if self._first is None:
+            # What a resumed run found done is not its own speed.
+            self._first = (now, done)
+        if self._bar is None and now - self._began < _PATIENCE_S:
             return
-        bar = self._bar or self._start()
+        bar = self._bar or self._start(done)
+        elapsed, own = now - self._first[0], done - self._first[1]
         bar.update(
             self._task,
             completed=done,
-            rate=f"{done / elapsed:,.0f} samples/s",
+            rate=f"{own / elapsed:,.0f} samples/s" if elapsed else "",
             written=f"{num_bytes / 1e6:,.0f} MB on disk",
         )
 
-    def _start(self) -> Any:
+    def _start(self, done: int) -> Any:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -65,6 +70,8 @@ class ProgressBar:
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._bar.add_task(self._title, total=self._total, rate="", written="")
+        self._task = self._bar.add_task(
+            self._title, total=self._total, completed=done, rate="", written=""
+        )
         self._bar.start()
         return self._bar

@@ -47,8 +47,19 @@ def test_a_terminal_shows_samples_speed_and_bytes(show):
 
     assert "extract" in shown
     assert "80/100" in shown
-    assert "16 samples/s" in shown
+    assert "18 samples/s" in shown
     assert "80 MB on disk" in shown
+
+
+def test_what_was_there_before_a_resume_is_no_speed(show):
+    shown = show((1, 90_000), (3, 90_020), (6, 90_050), total=100_000)
+
+    assert "90050/100000" in shown
+    assert "10 samples/s" in shown
+
+
+def test_one_update_is_no_speed_yet(show):
+    assert "samples/s" not in show((3, 40))
 
 
 def test_what_is_quick_shows_nothing(show):
