@@ -10,7 +10,7 @@ from stratascope.errors import CaptureError, StoreError
 from stratascope.pipeline._source import Batch
 from stratascope.pipeline._warn import warn_caller
 from stratascope.sites import Site
-from stratascope.store import DTYPES, ArraySpec
+from stratascope.store import DTYPES, ArraySpec, name_file
 
 # Modules whose last axis is the features: what they put out are tokens, not signals.
 _TOKEN_MODULES = {
@@ -79,15 +79,10 @@ def collect_values(acts: Activations) -> dict[str, Value]:
 
 
 def _name_array(site: Site, place: str) -> str:
-    folder = _name_file(str(site))
+    folder = name_file(str(site))
     folder += "~" if folder in _RESERVED else ""
-    return f"{folder}/activation{f'.{_name_file(place)}' if place else ''}"
-
-
-def _name_file(text: str) -> str:
-    """Write a name without what ends a folder's; the array's attributes keep the name itself."""
-    # Windows has no colon in file names.
-    return text.replace(":", "~").replace("/", "~")
+    # The array's attributes keep the names themselves.
+    return f"{folder}/{name_file('activation', place)}"
 
 
 def describe_arrays(
@@ -125,7 +120,7 @@ def describe_arrays(
         dims = _name_axes(tuple(value.tensor.shape[1:]), kind.name)
         if value.site in several:
             # Arrays of one group share their axes by name, and these are not the same length.
-            dims = tuple(f"{name}_{_name_file(value.place)}" for name in dims)
+            dims = tuple(f"{name}_{name_file(value.place)}" for name in dims)
         arrays.append(
             ArraySpec(
                 key=key,

@@ -8,6 +8,7 @@ from stratascope.store._layout import (
     Codec,
     Paths,
     StepSpec,
+    name_file,
     name_samples,
 )
 from stratascope.store._reader import Store, StoredArray, find_root, open_store, read_spec
@@ -25,6 +26,7 @@ __all__ = [
     "StoredArray",
     "find_root",
     "is_vacant",
+    "name_file",
     "name_samples",
     "open_store",
     "read_spec",

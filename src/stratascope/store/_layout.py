@@ -274,6 +274,17 @@ def _regular(shape: tuple[int, ...]) -> dict[str, Any]:
     return {"name": "regular", "configuration": {"chunk_shape": list(shape)}}
 
 
+def name_file(site: str, place: str = "") -> str:
+    """Name a file after a site, or one tensor of it, so that every system takes the name.
+
+    >>> name_file("enc.3:in"), name_file("lstm", "1/h")
+    ('enc.3~in', 'lstm.1~h')
+    """
+    name = f"{site}.{place}" if place else site
+    # Windows has no colon in file names.
+    return name.replace(":", "~").replace("/", "~")
+
+
 def name_samples(first: int, last: int) -> str:
     """Name a range of samples for people.
 
