@@ -1,5 +1,9 @@
+import json
+import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,14 +188,16 @@ def test_the_queue_holds_no_more_than_a_few_batches(tmp_path):
 
     feeder = threading.Thread(target=feed, daemon=True)
     feeder.start()
-    feeder.join(0.3)
-    waiting = len(alive)
+    deadline = time.monotonic() + PATIENCE_S
+    # One at work, two in the queue, one at the door: it comes to that, and then no further.
+    while len(alive) < 4 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    stuck = [len(alive) for _ in range(50) if time.sleep(0.001) is None]
     gate.set()
     feeder.join(PATIENCE_S)
     writer.finish()
 
-    # One at work, two in the queue, one at the door.
-    assert 1 <= waiting <= 4
+    assert set(stuck) == {4}
     assert alive == []
 
 
@@ -373,3 +379,58 @@ def test_steps_that_are_written_at_once_do_not_disturb_each_other(tmp_path):
     for step in range(16):
         np.testing.assert_array_equal(open_store(tmp_path / "s", step=step)["a"][:], ROWS)
     assert list(tmp_path.rglob("*.tmp-*")) == []
+
+
+class Disk:
+    """Notes what is made durable, what gets its name, and what is there when a manifest does."""
+
+    def __init__(self, monkeypatch, root):
+        self.events = []
+        self.grown = {}
+        self._root = root
+        self._sync, self._replace = os.fsync, Path.replace
+        monkeypatch.setattr(os, "fsync", self.sync)
+        monkeypatch.setattr(Path, "replace", lambda path, to: self.rename(path, to))
+
+    def sync(self, descriptor):
+        found = os.fstat(descriptor)
+        self.events.append(("sync", found.st_ino, None if self.is_folder(found) else found.st_size))
+        self._sync(descriptor)
+
+    def rename(self, path, to):
+        found = path.stat()
+        name = str(to.relative_to(self._root))
+        if to.name.startswith("u0"):
+            metadata = json.loads((self._root / "data.zarr/0/a/activation/zarr.json").read_text())
+            self.grown[name] = metadata["shape"][0]
+        self.events.append(("rename", found.st_ino, found.st_size, name, to.parent.stat().st_ino))
+        self._replace(path, to)
+
+    @staticmethod
+    def is_folder(found):
+        return found.st_mode & 0o170000 == 0o040000
+
+
+@pytest.mark.parametrize("samples", [200, None], ids=["known", "unknown length"])
+def test_a_unit_is_durable_before_its_manifest_says_that_it_is_there(
+    tmp_path, monkeypatch, samples
+):
+    disk = Disk(monkeypatch, tmp_path / "s")
+    writer = StepWriter(tmp_path / "s", make_spec(samples))
+    put(writer, 0, 200)
+    writer.finish()
+    renames = [(place, e) for place, e in enumerate(disk.events) if e[0] == "rename"]
+    names = [event[3] for _, event in renames]
+    commits = [place for place, event in renames if event[3].startswith("commits")]
+
+    for place, (_, file, size, name, folder) in renames:
+        # The whole file, and then, before the next file commits what it holds, its name.
+        assert ("sync", file, size) in disk.events[:place], name
+        end = next((later for later in commits if later > place), None)
+        assert ("sync", folder, None) in disk.events[place:end], name
+    for unit in range(4):
+        manifest = f"commits/0/u{unit:08d}.json"
+        assert names.index(f"data.zarr/0/a/activation/c/{unit}/0") < names.index(manifest)
+        assert disk.grown[manifest] >= min(200, (unit + 1) * 64)
+    assert names[-1] == "commits/0/complete.json"
+    assert names.index("commits/0/spec.json") < names.index("commits/0/u00000000.json")
