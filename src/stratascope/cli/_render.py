@@ -11,7 +11,7 @@ from stratascope import render as pictures
 from stratascope.cli._output import print_json, print_line
 from stratascope.errors import DataError, UsageError
 from stratascope.sites import match_names
-from stratascope.store import Store, StoredArray, open_store
+from stratascope.store import Store, StoredArray, name_file, open_store
 
 Scope = Literal["layer", "channel"]
 
@@ -83,11 +83,8 @@ def list_arrays(store: Store) -> dict[str, tuple[str, StoredArray]]:
     """List every array of a store under a name for its picture, with its site."""
     found: dict[str, tuple[str, StoredArray]] = {}
     for site, value in store.items():
-        name = site.replace(":", "~")
-        if isinstance(value, dict):
-            found.update({f"{name}.{place}": (site, array) for place, array in value.items()})
-        else:
-            found[name] = (site, value)
+        parts = value if isinstance(value, dict) else {"": value}
+        found.update({name_file(site, place): (site, part) for place, part in parts.items()})
     return found
 
 
