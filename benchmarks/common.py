@@ -1,6 +1,7 @@
 """What the benchmarks share: interleaved runs, printed ratios."""
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 def interleave(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time the variants in turns, after one untimed run of each.
 
+    Before each run the disk is settled, so that none pays for what another left unwritten.
+
     Returns:
         Seconds of each run, by variant.
     """
@@ -18,6 +21,7 @@ def interleave(variants: dict[str, Callable[[], object]], rounds: int) -> dict[s
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items():
+            os.sync()
             began = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - began)

@@ -15,7 +15,14 @@ from stratascope.pipeline._fingerprint import describe_model, describe_transform
 from stratascope.pipeline._plan import plan
 from stratascope.pipeline._progress import ProgressBar
 from stratascope.pipeline._source import Batch, Source, digest_batch, make_source
-from stratascope.pipeline._transfer import placed, run_forward, span, stage, to_numpy
+from stratascope.pipeline._transfer import (
+    placed,
+    run_forward,
+    span,
+    stage,
+    takes_all_cores,
+    to_numpy,
+)
 from stratascope.pipeline._values import (
     Kind,
     Value,
@@ -212,7 +219,9 @@ class _Run:
                     f"'{values[key].site}' must give one value for each sample, got shape "
                     f"{tuple(values[key].tensor.shape)} for the {batch.size} samples {span(batch)}"
                 )
-        self._writer.write(batch.start, {key: stage(values[key].tensor) for key in wanted})
+        tensors = {key: values[key].tensor for key in wanted}
+        staged = {key: stage(tensor) for key, tensor in tensors.items()}
+        self._writer.write(batch.start, staged, wait=takes_all_cores(tensors.values()))
 
     def _make_spec(self, values: dict[str, Value], batch: Batch) -> StepSpec:
         arrays, skipped = describe_arrays(values, batch, self._kinds)

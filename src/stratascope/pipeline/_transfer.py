@@ -1,7 +1,8 @@
 """Batches to the device and through the model, values back to the host."""
 
 import itertools
-from collections.abc import Generator, Iterator
+import os
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -143,6 +144,15 @@ def stage(tensor: Tensor) -> Tensor | Staged:
     # The copy is in the queue of the tensor's device, which need not be the current one.
     arrived.record(torch.cuda.current_stream(tensor.device))
     return Staged(host, arrived)
+
+
+def takes_all_cores(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether the forward that gave these tensors had every core of this machine.
+
+    Then encoding beside the next forward makes both slower: torch's threads wait for each other.
+    """
+    cores = os.cpu_count() or 1
+    return torch.get_num_threads() >= cores and all(t.device.type == "cpu" for t in tensors)
 
 
 def to_numpy(value: Tensor | Staged) -> np.ndarray[Any, Any]:

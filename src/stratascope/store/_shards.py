@@ -38,7 +38,8 @@ class ShardWriter:
         self._crc = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self.temporary = temporary_name(path)
-        self._file = self.temporary.open("wb", buffering=1024 * 1024)
+        # Smaller than a chunk, which then goes to the system without one more copy.
+        self._file = self.temporary.open("wb", buffering=64 * 1024)
 
     def append(self, rows: np.ndarray[Any, Any]) -> None:
         """Add the next samples, shape ``(n, …)``."""

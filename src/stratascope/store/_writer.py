@@ -5,10 +5,13 @@ import errno
 import functools
 import itertools
 import json
+import os
 import queue
 import shutil
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,8 @@ from stratascope.store._reader import read_spec
 from stratascope.store._shards import ShardWriter
 
 _QUEUED_BATCHES = 2
+_PENDING_UNITS = 2
+_ENCODERS = min(4, os.cpu_count() or 1)
 _NO_SPACE = {
     errno.ENOSPC: "is full",
     errno.EDQUOT: "is full for you: your quota is used up",
@@ -90,11 +95,18 @@ class StepWriter:
             except BaseException:
                 self._lock.release()
                 raise
+        self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="stratascope-encode")
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="stratascope-commit")
+        self._commits: deque[Future[None]] = deque()
+        self._handed_over: set[int] = set()
         self._thread = threading.Thread(target=self._work, name="stratascope-writer", daemon=True)
         self._thread.start()
 
-    def write(self, start: int, values: Mapping[str, Any]) -> None:
+    def write(self, start: int, values: Mapping[str, Any], *, wait: bool = False) -> None:
         """Add samples from ``start`` on: for each array's key a value of shape ``(n, …)``.
+
+        With ``wait`` it returns when they are encoded: where the caller computes on all cores, the
+        two would only be in each other's way.
 
         Raises:
             StoreError: An earlier batch could not be written.
@@ -104,6 +116,8 @@ class StepWriter:
         if not self._thread.is_alive():
             raise StoreError(f"step {self.spec.step} of {self._paths.root} is closed already")
         self._queue.put(functools.partial(self._write_batch, start, values))
+        if wait:
+            self._queue.join()
 
     def finish(self) -> None:
         """Commit what is left and mark the step complete.
@@ -116,12 +130,14 @@ class StepWriter:
         # On the thread too: Blosc uses several threads of its own when called from the main one.
         self._queue.put(self._complete)
         self._stop()
+        self._shut_down()
         self._raise_error()
         self._lock.release()
 
     def abort(self) -> None:
         """Write what is queued, drop the unfinished unit; a later run can continue from there."""
         self._stop()
+        self._shut_down()
         if self._open is not None:
             self._open.discard()
             self._open = None
@@ -134,11 +150,13 @@ class StepWriter:
         return min(whole, self._samples)
 
     def _complete(self) -> None:
+        if self.spec.samples is None and self._open is not None:
+            self._commit(self._open)
+        self._settle_commits(leave=0)
         if self.spec.samples is not None:
             self._check_all_came(self.spec.samples)
-        elif self._open is not None:
-            self._commit(self._open)
-        self._write_metadata(self._samples)
+        if self.spec.samples is None:
+            self._write_metadata(self._samples)
         write_whole(self._paths.complete, encode_json({"samples": self._samples}))
 
     def _reopen(self) -> set[int]:
@@ -232,6 +250,8 @@ class StepWriter:
                 except BaseException as error:  # noqa: BLE001 - raised again by the next call
                     self._error = error
             del job  # its batch must not wait in memory for the next one
+            self._queue.task_done()
+        self._queue.task_done()
 
     def _write_batch(self, start: int, values: Mapping[str, Any]) -> None:
         rows = {array.key: self._checked(array, values[array.key]) for array in self.spec.arrays}
@@ -239,7 +259,7 @@ class StepWriter:
         size = self.spec.unit
         for number in range(start // size, -(-(start + length) // size)):
             first, last = max(start, number * size), min(start + length, (number + 1) * size)
-            if number not in self.committed:
+            if number not in self.committed and number not in self._handed_over:
                 part = slice(first - start, last - start)
                 self._append(number, first, {key: array[part] for key, array in rows.items()})
 
@@ -265,7 +285,7 @@ class StepWriter:
             raise StoreError(
                 f"samples must come in order: got {first} after {unit.stop} (unit {unit.number})"
             )
-        unit.append(rows)
+        unit.append(rows, self._encoders)
         full = (number + 1) * self.spec.unit
         if unit.stop == (full if self.spec.samples is None else min(full, self.spec.samples)):
             self._commit(unit)
@@ -278,6 +298,28 @@ class StepWriter:
             raise DataError(f"data must have {samples} samples, as it said, but ended after {came}")
 
     def _commit(self, unit: "_Unit") -> None:
+        """Make a full unit durable while the next one is encoded; it is the disk that is slow."""
+        self._open = None
+        self._handed_over.add(unit.number)
+        self._commits.append(self._committer.submit(self._publish, unit))
+        self._settle_commits(leave=_PENDING_UNITS)
+
+    def _settle_commits(self, *, leave: int) -> None:
+        """Wait until so few commits are pending, and raise the error of one that failed."""
+        while self._commits and (len(self._commits) > leave or self._commits[0].done()):
+            self._commits.popleft().result()
+
+    def _publish(self, unit: "_Unit") -> None:
+        if self._error is not None:
+            unit.discard()
+            return
+        try:
+            self._publish_whole(unit)
+        except BaseException:
+            unit.discard()
+            raise
+
+    def _publish_whole(self, unit: "_Unit") -> None:
         files = unit.publish()
         if self.spec.samples is None:
             # Before the manifest: what it commits must lie within the arrays' shapes.
@@ -286,7 +328,6 @@ class StepWriter:
         write_whole(self._paths.manifest(unit.number), encode_json(manifest))
         self.bytes_written += sum(file["bytes"] for file in files.values())
         self.committed.add(unit.number)
-        self._open = None
 
     def _grow_metadata(self, samples: int) -> None:
         before, self._samples = self._samples, samples
@@ -302,6 +343,10 @@ class StepWriter:
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
+
+    def _shut_down(self) -> None:
+        self._encoders.shutdown()
+        self._committer.shutdown()
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -324,9 +369,13 @@ class _Unit:
             self.discard()
             raise
 
-    def append(self, rows: dict[str, np.ndarray[Any, Any]]) -> None:
-        for key, part in rows.items():
-            self._shards[key].append(part)
+    def append(self, rows: dict[str, np.ndarray[Any, Any]], encoders: Executor) -> None:
+        # Each shard by one thread, so that its bytes stay in order; the largest first, so that the
+        # threads end together.
+        largest_first = sorted(rows, key=lambda key: rows[key].nbytes, reverse=True)
+        jobs = [encoders.submit(self._shards[key].append, rows[key]) for key in largest_first]
+        for job in jobs:
+            job.result()
         self.stop += len(next(iter(rows.values())))
 
     def publish(self) -> dict[str, dict[str, int]]:
