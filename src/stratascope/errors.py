@@ -44,3 +44,12 @@ class UsageError(StratascopeError, ValueError):
 
 class MissingExtraError(StratascopeError, ImportError):
     """An optional package that is needed here and is not installed."""
+
+
+def first_line(error: Exception) -> str:
+    """Give the first line of an error, or its kind where it says nothing, to be quoted.
+
+    >>> first_line(ValueError("wrong.")), first_line(ValueError())
+    ('wrong', 'ValueError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -13,7 +13,7 @@ from stratascope.capture._modes import evaluating
 from stratascope.capture._operations import OperationNames
 from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors
-from stratascope.errors import CaptureError
+from stratascope.errors import CaptureError, first_line
 from stratascope.sites import Site
 
 _WRITERS = {operator.setitem, operator.iadd, operator.isub, operator.imul, operator.itruediv}
@@ -86,7 +86,7 @@ def trace_graph(model: nn.Module) -> tuple[fx.Graph, _SiteTracer]:
             try:
                 graph = tracer.trace(model)
             except Exception as error:
-                raise GraphError(_first_line(error)) from error
+                raise GraphError(first_line(error)) from error
         graphs.append((graph, tracer))
     codes = [graph.python_code("self").src for graph, _ in graphs]
     if codes[0] != codes[1]:
@@ -282,7 +282,3 @@ def _mode(model: nn.Module, *, training: bool) -> Any:
         for module in model.modules():
             module.training = training
         yield
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -76,3 +76,8 @@ def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         return
     for name, part in parts:
         yield from named_tensors(part, f"{prefix}.{name}" if prefix else str(name))
+
+
+def name_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the arguments of a call as a dict: positions by number, then the named ones."""
+    return {**{str(index): value for index, value in enumerate(args)}, **kwargs}

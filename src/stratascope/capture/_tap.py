@@ -17,7 +17,7 @@ from stratascope.capture._compiled import run_uncompiled
 from stratascope.capture._hooks import Hook
 from stratascope.capture._operations import is_operation
 from stratascope.capture._snapshot import snapshot
-from stratascope.capture._structure import map_tensors, named_tensors
+from stratascope.capture._structure import map_tensors, name_arguments, named_tensors
 from stratascope.capture._wanted import Wanted, is_match, was_reached
 from stratascope.capture._watch import OperationWatch
 from stratascope.errors import CaptureError, StratascopeError
@@ -621,4 +621,4 @@ def _arrange_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Give one input as itself, several as a tuple, named ones as a dict after the positions."""
     if not kwargs:
         return args[0] if len(args) == 1 else args
-    return {**{str(index): value for index, value in enumerate(args)}, **kwargs}
+    return name_arguments(args, kwargs)

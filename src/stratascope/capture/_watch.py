@@ -16,6 +16,7 @@ from stratascope.capture._operations import (
     gives_tensor,
     proceed,
 )
+from stratascope.capture._structure import name_arguments
 from stratascope.sites import ModuleTable, Port
 
 
@@ -113,6 +114,4 @@ class OperationWatch:
 
 def _arrange(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Give the arguments of an operation as a tuple, named ones as a dict after the positions."""
-    if not kwargs:
-        return args
-    return {**{str(index): value for index, value in enumerate(args)}, **kwargs}
+    return name_arguments(args, kwargs) if kwargs else args

@@ -42,15 +42,6 @@ def name_size(num_bytes: float) -> str:
     return f"{num_bytes / 1000:.1f} TB"
 
 
-def first_line(error: Exception) -> str:
-    """Give the first line of an error, or its kind where it says nothing.
-
-    >>> first_line(ValueError("wrong.")), first_line(ValueError())
-    ('wrong', 'ValueError')
-    """
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
 def name_program() -> str:
     """Give the words that start this program again: its name, or its path where that is not known.
 

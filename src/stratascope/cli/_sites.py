@@ -7,9 +7,9 @@ import torch
 from cyclopts import Parameter
 
 from stratascope.capture import SiteInfo, survey
-from stratascope.cli._output import first_line, print_json, print_line, print_table
+from stratascope.cli._output import print_json, print_line, print_table
 from stratascope.cli._targets import load_model, parse_shape
-from stratascope.errors import StratascopeError, UsageError
+from stratascope.errors import StratascopeError, UsageError, first_line
 
 
 def sites(

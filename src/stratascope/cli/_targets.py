@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from stratascope._optional import require
-from stratascope.cli._output import first_line
-from stratascope.errors import UsageError
+from stratascope.errors import UsageError, first_line
 from stratascope.sites import suggest
 
 _SHOWN_KEYS = 3

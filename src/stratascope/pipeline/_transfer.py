@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stratascope.capture import Activations, Tap, map_tensors, named_tensors
-from stratascope.errors import DataError, StratascopeError
+from stratascope.errors import DataError, StratascopeError, first_line
 from stratascope.pipeline._source import Batch
 from stratascope.store import name_samples
 
@@ -41,10 +41,10 @@ def _send(model: nn.Module, device: torch.device | str) -> None:
         if _is_out_of_memory(error):
             raise DataError(
                 f"the memory of {str(device)!r} must hold the model, but did not: "
-                f"{_first_line(error)}. Free some of it, or choose another device (--device)"
+                f"{first_line(error)}. Free some of it, or choose another device (--device)"
             ) from error
         raise DataError(
-            f"device must be one that is there, got {str(device)!r}: {_first_line(error)}"
+            f"device must be one that is there, got {str(device)!r}: {first_line(error)}"
         ) from error
 
 
@@ -93,11 +93,11 @@ def run_forward(
         if _is_out_of_memory(error):
             raise DataError(
                 f"memory must hold a forward of {batch.size} samples, but did not: "
-                f"{_first_line(error)}. Use a smaller batch_size (--batch-size)"
+                f"{first_line(error)}. Use a smaller batch_size (--batch-size)"
             ) from error
         raise DataError(
             f"the model cannot take samples {span(batch)} of the data, {_describe_inputs(batch)}: "
-            f"{_first_line(error)}. Give data of the shape and type that the model's forward "
+            f"{first_line(error)}. Give data of the shape and type that the model's forward "
             "expects"
         ) from error
     return handle.pop()
@@ -115,10 +115,6 @@ def _describe_inputs(batch: Batch) -> str:
 def _is_out_of_memory(error: Exception) -> bool:
     # On the CPU torch raises a plain RuntimeError of its allocator.
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def span(batch: Batch) -> str:

@@ -61,8 +61,9 @@ class StepWriter:
     """Takes the batches of one step in order and commits them unit by unit.
 
     A unit is committed exactly when its manifest exists: its shards are written under temporary
-    names, synced, renamed, and then the manifest is written the same way. Encoding and writing run
-    on one thread behind a short queue; an error there is raised by the next call here.
+    names, synced, renamed, and then the manifest is written the same way. A thread behind a short
+    queue has the shards encoded side by side, and another commits the full units; an error there is
+    raised by a later call here, by `finish` at the latest.
 
     The step is this writer's alone until it is finished or aborted.
     """
