@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, count
+from pathlib import PurePath
 from typing import Any, Literal, get_args
 
 from stratascope.errors import SiteNotFoundError
@@ -172,8 +174,9 @@ def match_sites(table: ModuleTable, selectors: Selector | Iterable[Selector]) ->
         TypeError: Something is no selector.
     """
     found: dict[Match, None] = {}
+    names: dict[str, Selector] = {}
     for selector in _as_sequence(selectors):
-        found.update(dict.fromkeys(_match_one(table, selector)))
+        found.update(dict.fromkeys(_match_one(table, selector, names)))
     order = {path: index for index, path in enumerate(table.modules)}
     return tuple(sorted(found, key=lambda m: order[m.path if m.owner is None else m.owner]))
 
@@ -189,7 +192,9 @@ def _as_sequence(selectors: Selector | Iterable[Selector]) -> Sequence[Selector]
     return several
 
 
-def _match_one(table: ModuleTable, selector: Selector) -> tuple[Match, ...]:
+def _match_one(
+    table: ModuleTable, selector: Selector, names: dict[str, Selector]
+) -> tuple[Match, ...]:
     if isinstance(selector, str):
         return _match_text(table, selector)
     if isinstance(selector, Site):
@@ -199,10 +204,10 @@ def _match_one(table: ModuleTable, selector: Selector) -> tuple[Match, ...]:
         name, problem = _describe(selector), "is not part of the model"
     elif isinstance(selector, type):
         paths = [path for path, module in table.modules.items() if isinstance(module, selector)]
-        name, problem = selector.__name__, "is the class of no module of the model"
+        name, problem = _name(selector, names), "is the class of no module of the model"
     elif callable(selector):
         paths = [path for path, module in table.modules.items() if selector(path, module)]
-        name = getattr(selector, "__name__", _describe(selector))
+        name = _name(selector, names)
         problem = "is a predicate that holds for no module of the model"
     else:
         raise TypeError(
@@ -214,6 +219,16 @@ def _match_one(table: ModuleTable, selector: Selector) -> tuple[Match, ...]:
     # A module is told by its name, as its class would hide which one was never reached.
     named = isinstance(selector, type) or not hasattr(selector, "named_modules")
     return tuple(Match(name if named else path or ROOT_NAME, path) for path in paths)
+
+
+def _name(selector: Any, names: dict[str, Selector]) -> str:
+    """Name a class or a predicate, and no two alike: by its name one is told that never ran."""
+    name = getattr(selector, "__name__", _describe(selector))
+    code = getattr(selector, "__code__", None)
+    if name == "<lambda>" and code is not None:
+        name += f" at {PurePath(code.co_filename).name}:{code.co_firstlineno}"
+    choices = chain([name], (f"{name} ({number})" for number in count(2)))
+    return next(choice for choice in choices if names.setdefault(choice, selector) is selector)
 
 
 def _match_site(table: ModuleTable, site: Site) -> tuple[Match, ...]:

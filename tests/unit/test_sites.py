@@ -237,6 +237,37 @@ def test_a_match_says_what_it_was_picked_by():
     ]  # fmt: skip
 
 
+def test_predicates_and_classes_of_one_name_are_told_apart():
+    class Tanh(nn.Module):
+        """Another one."""
+
+    first, second, third = (
+        lambda name, module: name == "enc.0",
+        lambda name, module: name in ("enc.0", "enc.1"), lambda name, module: name == "enc.1",
+    )  # fmt: skip
+    line = first.__code__.co_firstlineno
+    table = table_of("a", "b")
+    table.modules["a"], table.modules["b"] = nn.Tanh(), Tanh()
+
+    matches = match_sites(TABLE, [first, second, third, first])
+    assert [(match.selector, match.path) for match in matches] == [
+        (f"<lambda> at test_sites.py:{line}", "enc.0"),
+        (f"<lambda> at test_sites.py:{line + 1}", "enc.0"),
+        (f"<lambda> at test_sites.py:{line + 1}", "enc.1"),
+        (f"<lambda> at test_sites.py:{line + 1} (2)", "enc.1"),
+    ]
+    assert [match.selector for match in match_sites(table, [nn.Tanh, Tanh])] == ["Tanh", "Tanh (2)"]
+
+
+def test_a_lambda_that_picks_nothing_is_named_by_its_place():
+    nothing = lambda name, module: False  # noqa: E731
+    place = f"test_sites.py:{nothing.__code__.co_firstlineno}"
+    with pytest.raises(
+        SiteNotFoundError, match=rf"<lambda> at {re.escape(place)} is a predicate that holds for no"
+    ):
+        match_sites(TABLE, nothing)
+
+
 def test_a_module_of_that_very_name_goes_before_every_other_reading():
     table = table_of("model", "Linear[1]", "x*y", "xay", "a:in", "b@2")
 
@@ -261,6 +292,10 @@ def test_classes_are_known_by_their_bases_below_module():
 # What matches nothing
 
 
+def picks_nothing(name, module):
+    return False
+
+
 @pytest.mark.parametrize(
     ("selector", "message"),
     [
@@ -278,7 +313,7 @@ def test_classes_are_known_by_their_bases_below_module():
         ("Conv1d[-1]:in", "the index of 'Conv1d[-1]:in' must be 1 to 4"),
         (nn.GRU, "GRU is the class of no module of the model."),
         (nn.Linear(1, 1), "an instance of torch.nn.modules.linear.Linear is not part of the model"),
-        (lambda name, module: False, "<lambda> is a predicate that holds for no module"),
+        (picks_nothing, "picks_nothing is a predicate that holds for no module of the model."),
         (Site("enk.1", "in"), "no site of the model matches 'enk.1:in'. Did you mean 'enc.1'"),
         (["enc.1", "nope"], "no site of the model matches 'nope'"),
         ([], "sites must name at least one site, got none: '**' means all"),

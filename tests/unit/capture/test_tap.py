@@ -345,6 +345,20 @@ def test_of_two_modules_of_one_class_the_one_that_never_ran_is_named():
         model(torch.ones(1, 4))
 
 
+def test_of_two_lambdas_the_one_that_picked_what_never_ran_is_named():
+    model = Loop()
+    never = lambda name, module: name == "small"  # noqa: E731
+    place = f"test_tap.py:{never.__code__.co_firstlineno}"
+    message = f"nothing was captured at '<lambda> at {place}': the forward does not call"
+    nn.init.ones_(model.cell.weight)
+    with (
+        torch.no_grad(),
+        pytest.raises(CaptureError, match=re.escape(message)),
+        ss.tap(model, [never, lambda name, module: name == "cell"]),
+    ):
+        model(torch.full((1, 4), 0.75))
+
+
 def test_a_glob_of_which_some_modules_ran_is_satisfied():
     model = Loop()
     with ss.tap(model, "**") as acts:
