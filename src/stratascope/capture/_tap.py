@@ -16,8 +16,8 @@ from stratascope.capture._activations import Activations, Key, Recording
 from stratascope.capture._compiled import run_uncompiled
 from stratascope.capture._hooks import Hook
 from stratascope.capture._operations import is_operation
-from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors, name_arguments, named_tensors
+from stratascope.capture._take import make_take
 from stratascope.capture._wanted import Wanted, is_match, was_reached
 from stratascope.capture._watch import OperationWatch
 from stratascope.errors import CaptureError, StratascopeError
@@ -100,57 +100,8 @@ def tap(
         raise TypeError(f"dtype must be a torch.dtype such as torch.float16, got {dtype!r}")
     if copy is False and not (device is dtype is transform is None):
         raise ValueError("copy=False keeps values as they are: leave out device, dtype, transform")
-    keep = {None: snapshot, True: torch.clone, False: _keep_reference}[copy]
-    take = _make_take(keep, detach=detach, device=device, dtype=dtype, transform=transform)
+    take = make_take(copy=copy, detach=detach, device=device, dtype=dtype, transform=transform)
     return Tap(model, sites, take, every=every, on_capture=on_capture, by_reference=copy is False)
-
-
-def _keep_reference(tensor: Tensor) -> Tensor:
-    if tensor.is_inference():
-        raise ValueError(
-            "in inference_mode torch does not count writes, so copy=False cannot tell a lost value"
-        )
-    return tensor
-
-
-def _make_take(
-    keep: Callable[[Tensor], Tensor],
-    *,
-    detach: bool,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-    transform: Callable[[Tensor], Tensor] | None,
-) -> Callable[[Tensor], Tensor]:
-    def take_plain(tensor: Tensor) -> Tensor:
-        return keep(tensor.detach() if detach and tensor.requires_grad else tensor)
-
-    def take_converted(tensor: Tensor) -> Tensor:
-        if detach and tensor.requires_grad:
-            tensor = tensor.detach()
-        value = tensor if transform is None else transform(snapshot(tensor))
-        if not isinstance(value, Tensor):
-            raise TypeError(f"transform must return a tensor, got {type(value).__name__}")
-        moved = value.to(device=device, dtype=dtype if _can_cast(value, dtype) else None)
-        if moved is not value:
-            return moved
-        # A slice would keep alive all that it was cut from.
-        return value.clone() if _is_part(value) else keep(value)
-
-    plain = device is None and dtype is None and transform is None
-    return take_plain if plain else take_converted
-
-
-def _can_cast(value: Tensor, dtype: torch.dtype | None) -> bool:
-    # A complex number made real would lose its imaginary part.
-    return value.is_floating_point() or (
-        value.is_complex() and dtype is not None and dtype.is_complex
-    )
-
-
-def _is_part(value: Tensor) -> bool:
-    if value.layout is not torch.strided:
-        return False
-    return value.untyped_storage().nbytes() > value.numel() * value.element_size()
 
 
 class Tap(AbstractContextManager[Activations]):
