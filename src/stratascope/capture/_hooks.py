@@ -20,6 +20,11 @@ class Hook:
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
+    @property
+    def owner(self) -> Any:
+        """The object whose method this hook calls, or None."""
+        return getattr(self._function, "__self__", None)
+
     def __call__(self, *args: Any) -> Any:
         return self._function(*args)
 

@@ -59,9 +59,9 @@ def tap(
     """Keep what chosen sites of a model hold in each forward, by hooks that can be removed.
 
     The hooks attach at once. Used in a ``with``, they go when the block ends, also by an exception;
-    otherwise they stay until ``remove()``. What is kept is what flowed: a later in-place write of
-    the network, such as ``ReLU(inplace=True)``, does not reach it, and yet nothing is copied until
-    such a write happens.
+    otherwise they stay until ``remove()``, or `Tap.remove_all`. What is kept is what flowed: a
+    later in-place write of the network, such as ``ReLU(inplace=True)``, does not reach it, and yet
+    nothing is copied until such a write happens.
 
     Args:
         model: The network; it is left as it was when the tap is removed.
@@ -199,6 +199,35 @@ class Tap(AbstractContextManager[Activations]):
         # In the middle of a forward, as from a callback, the rest is not missing but unwanted.
         if self._depth == 0 and (problem := self._describe_silent_sites()) is not None:
             warnings.warn(problem, stacklevel=2)
+
+    @staticmethod
+    def remove_all(model: nn.Module) -> int:
+        """Take every tap off a model and its parts, also where the handle was thrown away.
+
+        Taps that are still in use go too, those of a `record` among them; what they captured stays
+        readable.
+
+        Args:
+            model: The network.
+
+        Returns:
+            How many taps were removed.
+
+        >>> import torch, stratascope as ss
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh())
+        >>> _ = ss.tap(model, "0"), ss.tap(model, "1")
+        >>> ss.Tap.remove_all(model), ss.Tap.remove_all(model)
+        (2, 0)
+        """
+        taps = {
+            hook.owner: None
+            for module in model.modules()
+            for hook in module._forward_pre_hooks.values()  # pyright: ignore[reportPrivateUsage]
+            if isinstance(hook, Hook) and isinstance(hook.owner, Tap)
+        }
+        for handle in taps:
+            handle._detach()
+        return len(taps)
 
     def _check_attached(self) -> None:
         if not self._handles:

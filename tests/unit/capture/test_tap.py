@@ -30,6 +30,13 @@ def names(acts):
     return [str(site) for site in acts]
 
 
+def hooks(model):
+    return [
+        (dict(module._forward_pre_hooks), dict(module._forward_hooks), "forward" in vars(module))
+        for module in model.modules()
+    ]
+
+
 class Collector:
     """Keeps what it is called with."""
 
@@ -185,6 +192,46 @@ def test_a_tap_can_be_removed_by_its_own_callback(model, x):
     model(x)
 
     assert collected == ["0:in"]
+
+
+def test_taps_whose_handles_were_thrown_away_can_be_removed(model, x):
+    whole = nn.Sequential(model, nn.Linear(2, 2))
+    own = model.register_forward_hook(lambda *_: None)
+    before = hooks(whole)
+    acts = ss.tap(whole, ["**", "0.0:in", "0.2:grad"]).activations
+    ss.tap(whole[0], ["1", "linear"], on_capture=print)
+    part, other = ss.tap(whole[1], ""), ss.tap(nn.Linear(2, 2), "")
+    output = whole(x)
+    removed = ss.Tap.remove_all(whole), ss.Tap.remove_all(whole)
+    whole(2 * x)
+
+    assert removed == (3, 0)
+    assert torch.equal(acts["1"], output)
+    assert [repr(handle) for handle in (part, other)] == [
+        "Tap of 'model' (removed)", "Tap of 'model' (attached)",
+    ]  # fmt: skip
+    assert hooks(whole) == before
+    own.remove()
+    other.remove()
+
+
+def test_removing_all_taps_of_a_part_leaves_those_of_the_whole(model, x):
+    handle = ss.tap(model, "0")
+    removed = ss.Tap.remove_all(model[0])
+    output = model[0](x)
+    model(x)
+
+    assert removed == 0
+    assert torch.equal(handle.activations["0"], output)
+    handle.remove()
+
+
+def test_a_block_whose_tap_was_removed_ends_in_peace(model, x):
+    with ss.tap(model, ["0", "2:grad"]) as acts:
+        model(x)
+        ss.Tap.remove_all(model)
+
+    assert names(acts) == ["0"]
 
 
 def test_what_is_popped_is_kept_here_no_longer(model, x):
