@@ -1,22 +1,30 @@
 """Watching one forward: operations through a torch function mode, modules through hooks."""
 
-import inspect
-import math
 import os
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import resolve_name
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from stratascope.capture._activations import Recording
+from stratascope.capture._backward import BackwardWatch
 from stratascope.capture._flops import count_flops
+from stratascope.capture._hooks import Hook
+from stratascope.capture._measure import (
+    MemoryWatch,
+    count_nonfinite,
+    describe,
+    storage_address,
+    summarise,
+)
 from stratascope.capture._modes import uncompiled
 from stratascope.capture._operations import (
     Function,
@@ -26,13 +34,38 @@ from stratascope.capture._operations import (
     name_function,
     proceed,
 )
-from stratascope.capture._records import ModuleCall, Operation, Summary, TensorInfo
-from stratascope.capture._snapshot import snapshot
-from stratascope.capture._structure import map_tensors, named_tensors
+from stratascope.capture._records import ModuleCall, Operation
+from stratascope.capture._snapshot import snapshot, unshare
+from stratascope.capture._structure import collect_tensors, map_tensors
 from stratascope.sites import ROOT_NAME, ModuleTable
 
 MODEL_INPUT = -1
+# What is read of tensors in the hooks of modules is no operation of the network.
+DisableTorchFunction = torch._C.DisableTorchFunction  # pyright: ignore[reportPrivateUsage]
 _NOT_USERS = (os.path.dirname(torch.__file__), os.path.dirname(__file__))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """How much of a forward is recorded.
+
+    Attributes:
+        operations: Record the operations, not only the calls of modules.
+        keep_modules: Keep what modules put out.
+        keep_operations: Keep what operations give.
+        max_bytes: Keep no more than so many bytes a forward.
+        nonfinite: Look for NaN and Inf in what operations give.
+        statistics: Summarise what operations give.
+        backward: Record the operations of the backward, too.
+    """
+
+    operations: bool
+    keep_modules: bool
+    keep_operations: bool
+    max_bytes: float
+    nonfinite: bool
+    statistics: bool
+    backward: bool
 
 
 @dataclass(slots=True)
@@ -52,11 +85,12 @@ class Forward:
     modules: list[ModuleCall] = field(default_factory=list)
     recording: Recording = field(default_factory=Recording)
     names: OperationNames = field(default_factory=OperationNames)
-    producers: Any = field(default_factory=WeakTensorKeyDictionary)
+    producers: dict[int, tuple[ref[Tensor], int]] = field(default_factory=dict)
     stack: list[_Running] = field(default_factory=list)
-    live: list[tuple[StorageWeakRef, int]] = field(default_factory=list)
+    memory: MemoryWatch = field(default_factory=MemoryWatch)
+    shared: dict[int, list[Tensor]] = field(default_factory=dict)
+    backward: BackwardWatch | None = None
     seconds: float = 0.0
-    peak_bytes: int = 0
     kept_bytes: int = 0
     left_out: int = 0
 
@@ -66,21 +100,10 @@ class Recorder:
 
     Args:
         model: The network.
-        keep_modules: Keep what modules put out.
-        keep_operations: Keep what operations give.
-        max_bytes: Keep no more than so many bytes a forward.
-        statistics: Summarise every output.
+        depth: How much to record.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        *,
-        keep_modules: bool,
-        keep_operations: bool,
-        max_bytes: int | None,
-        statistics: bool,
-    ) -> None:
+    def __init__(self, model: nn.Module, depth: Depth) -> None:
         table = ModuleTable(model)
         self._model = model
         # TorchScript takes no hooks; a call of it is not seen, but what goes in and comes out is.
@@ -90,25 +113,38 @@ class Recorder:
             if path and not isinstance(module, torch.jit.ScriptModule)
         }
         self._aliases = table.aliases
-        self._keep_modules = keep_modules
-        self._keep_operations = keep_operations
-        self._max_bytes = math.inf if max_bytes is None else max_bytes
-        self._statistics = statistics
+        self._depth = depth
+        self._keeps = depth.keep_modules or depth.keep_operations
         self._now = Forward()
         self.running = False
 
-    def record(self, call: Callable[[], Any], inputs: Any) -> tuple[Forward, Any]:
+    @contextmanager
+    def attached(self) -> Generator[None]:
+        """Follow the calls of all modules while a block runs."""
+        handles: list[Any] = []
+        try:
+            for path, module in self._modules.items():
+                begin, end = self._make_hooks(path)
+                handles.append(module.register_forward_pre_hook(Hook(begin), prepend=True))
+                handles.append(module.register_forward_hook(Hook(end)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def record(self, call: Callable[[], Any], inputs: tuple[Any, ...]) -> tuple[Forward, Any]:
         """Run one forward and give what it did and what it returned."""
+        depth = self._depth
         now = self._now = Forward(recording=Recording(aliases=self._aliases))
-        for _, tensor in named_tensors(inputs):
-            now.producers[tensor] = MODEL_INPUT
+        if depth.backward:
+            now.backward = BackwardWatch(nonfinite=depth.nonfinite, statistics=depth.statistics)
+        _note_producer(now, collect_tensors(inputs), MODEL_INPUT)
         self.running = True
         try:
-            with ExitStack() as hooks:
-                for path, module in self._modules.items():
-                    hooks.enter_context(self._following(path, module))
-                hooks.enter_context(uncompiled())
-                hooks.enter_context(OperationMode(self._run))
+            with ExitStack() as modes:
+                modes.enter_context(uncompiled())
+                if depth.operations:
+                    modes.enter_context(OperationMode(self._run))
                 began = time.perf_counter()
                 now.stack.append(_Running("", began, 0))
                 output = call()
@@ -116,28 +152,26 @@ class Recorder:
             self._end_module("", self._model, output)
         finally:
             self.running = False
+            # The snapshots are the caller's now.
+            now.shared.clear()
+            if now.backward is not None:
+                now.backward.forget_graph()
         return now, output
 
-    @contextmanager
-    def _following(self, path: str, module: nn.Module) -> Generator[None]:
+    def _make_hooks(self, path: str) -> tuple[Callable[..., None], Callable[..., None]]:
         def begin(module: nn.Module, args: Any) -> None:
-            now = self._now
-            now.stack.append(_Running(path, time.perf_counter(), len(now.operations)))
+            if self.running:
+                now = self._now
+                now.stack.append(_Running(path, time.perf_counter(), len(now.operations)))
 
         def end(module: nn.Module, args: Any, output: Any) -> None:
-            self._end_module(path, module, output)
+            if self.running:
+                self._end_module(path, module, output)
 
-        handles = [
-            module.register_forward_pre_hook(begin, prepend=True),
-            module.register_forward_hook(end),
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return begin, end
 
     def _end_module(self, path: str, module: nn.Module, output: Any) -> None:
+        ended = time.perf_counter()
         now = self._now
         # A call that a caught exception ended early is still on top of the one that ends now.
         while now.stack and now.stack[-1].path != path:
@@ -145,6 +179,8 @@ class Recorder:
         if not now.stack:
             return
         running = now.stack.pop()
+        with DisableTorchFunction():
+            outputs = describe(collect_tensors((output,)))
         now.modules.append(
             ModuleCall(
                 name=path or ROOT_NAME,
@@ -152,21 +188,24 @@ class Recorder:
                 depth=len(now.stack),
                 first=running.first,
                 stop=len(now.operations),
-                seconds=time.perf_counter() - running.began,
-                outputs=tuple(TensorInfo.of(tensor) for _, tensor in named_tensors(output)),
+                seconds=ended - running.began,
+                outputs=outputs,
             )
         )
         counts = now.recording.counts
         call = counts[path, "out"] = counts.get((path, "out"), 0) + 1
-        if self._keep_modules:
+        if self._depth.keep_modules:
             self._keep(path, call, output)
 
     def _run(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        writes = _writes(function, kwargs)
+        if writes and self._keeps:
+            self._copy_before_write(args)
         began = time.perf_counter()
         output = proceed(function, args, kwargs)
         seconds = time.perf_counter() - began
         if gives_tensor(output):
-            self._note(function, args, kwargs, output, seconds)
+            self._note(function, args, kwargs, output, seconds, writes=writes)
         return output
 
     def _note(
@@ -176,107 +215,99 @@ class Recorder:
         kwargs: dict[str, Any],
         output: Any,
         seconds: float,
+        *,
+        writes: bool,
     ) -> None:
-        now = self._now
+        now, depth = self._now, self._depth
         path = now.stack[-1].path if now.stack else ""
-        name = now.names.next(path, function)
-        inputs = [tensor for _, tensor in named_tensors((args, kwargs))]
-        outputs = [tensor for _, tensor in named_tensors(output)]
+        inputs = collect_tensors(args)
+        if kwargs:
+            inputs += collect_tensors(kwargs.values())
+        outputs = collect_tensors((output,))
         index = len(now.operations)
-        parents = {now.producers[tensor] for tensor in inputs if tensor in now.producers}
-        nans, infs = _count_nonfinite(outputs)
-        with torch.no_grad():
-            before = [Summary.of(tensor) for tensor in inputs] if nans or infs else []
-            after = [Summary.of(tensor) for tensor in outputs] if self._statistics else []
-        now.operations.append(
-            Operation(
-                index=index,
-                name=name,
-                function=resolve_name(function) or name_function(function),
-                module=path,
-                inputs=tuple(TensorInfo.of(tensor) for tensor in inputs),
-                outputs=tuple(TensorInfo.of(tensor) for tensor in outputs),
-                parents=tuple(sorted(parents)),
-                in_place=_writes(function, kwargs),
-                source=_find_source(),
-                seconds=seconds,
-                new_bytes=self._follow_memory(inputs, outputs),
-                flops=count_flops(name_function(function), args, kwargs, output),
-                nans=nans,
-                infs=infs,
-                input_summaries=tuple(before),
-                output_summaries=tuple(after),
-            )
+        nans, infs = count_nonfinite(outputs) if depth.nonfinite else (None, None)
+        operation = Operation(
+            index=index,
+            name=now.names.next(path, function),
+            function=_name_fully(function),
+            module=path,
+            inputs=describe(inputs),
+            outputs=describe(outputs),
+            parents=_find_parents(now, inputs),
+            in_place=writes,
+            source=_find_source(),
+            seconds=seconds,
+            new_bytes=now.memory.follow(inputs, outputs),
+            flops=count_flops(name_function(function), args, kwargs, output),
+            nans=nans,
+            infs=infs,
+            input_summaries=summarise(inputs) if nans or infs else (),
+            output_summaries=summarise(outputs) if depth.statistics else (),
         )
-        for tensor in outputs:
-            now.producers[tensor] = index
-        if self._keep_operations:
-            now.recording.counts[name, "out"] = 1
-            self._keep(name, 1, output)
+        now.operations.append(operation)
+        _note_producer(now, outputs, index)
+        if now.backward is not None:
+            now.backward.follow(operation, outputs)
+        if depth.keep_operations:
+            now.recording.counts[operation.name, "out"] = 1
+            self._keep(operation.name, 1, output)
 
     def _keep(self, path: str, call: int, value: Any) -> None:
         now = self._now
-        size = sum(tensor.nbytes for _, tensor in named_tensors(value))
-        if now.kept_bytes + size > self._max_bytes:
+        with DisableTorchFunction():
+            size = sum(tensor.nbytes for tensor in collect_tensors((value,)))
+        if now.kept_bytes + size > self._depth.max_bytes:
             now.left_out += 1
             return
         now.kept_bytes += size
-        now.recording.values[path, "out", call] = map_tensors(
-            lambda tensor: snapshot(tensor.detach()), value
-        )
+        now.recording.values[path, "out", call] = map_tensors(self._take, value)
 
-    def _follow_memory(self, inputs: list[Tensor], outputs: list[Tensor]) -> int:
-        now = self._now
-        known = {_storage_address(tensor) for tensor in inputs}
-        new = 0
-        for tensor in outputs:
-            address = _storage_address(tensor)
-            if address is not None and address not in known:
-                known.add(address)
-                storage = tensor.untyped_storage()
-                now.live.append((StorageWeakRef(storage), storage.nbytes()))
-                new += storage.nbytes()
-        if new:
-            now.live = [(ref, size) for ref, size in now.live if not ref.expired()]
-            now.peak_bytes = max(now.peak_bytes, sum(size for _, size in now.live))
-        return new
+    def _take(self, tensor: Tensor) -> Tensor:
+        # A tensor of another class may have its own way to be detached and copied.
+        if type(tensor) is not Tensor:
+            return snapshot(tensor.detach())
+        with DisableTorchFunction():
+            taken = snapshot(tensor.detach())
+            if (address := storage_address(tensor)) is not None:
+                self._now.shared.setdefault(address, []).append(taken)
+        return taken
+
+    def _copy_before_write(self, args: tuple[Any, ...]) -> None:
+        # Left to itself, torch would copy when the write comes, on one core only.
+        if args and isinstance(args[0], Tensor):
+            address = storage_address(args[0])
+            unshare([] if address is None else self._now.shared.pop(address, []))
 
 
-def _count_nonfinite(tensors: list[Tensor]) -> tuple[int, int]:
-    nans = infs = 0
+def _note_producer(now: Forward, tensors: list[Tensor], index: int) -> None:
+    # By id and weak reference: a dictionary keyed by tensors would compare their values.
     for tensor in tensors:
-        if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.device.type == "meta":
-            continue
-        # One sum reads the tensor once; counting is for the rare case that it is not finite.
-        wide = torch.float32 if tensor.is_floating_point() and tensor.itemsize < 4 else None
-        with torch.no_grad():
-            total = complex(torch.sum(tensor, dtype=wide).item())
-            if not (math.isfinite(total.real) and math.isfinite(total.imag)):
-                nans += int(torch.isnan(tensor).sum())
-                infs += int(torch.isinf(tensor).sum())
-    return nans, infs
+        now.producers[id(tensor)] = (ref(tensor), index)
+
+
+def _find_parents(now: Forward, inputs: list[Tensor]) -> tuple[int, ...]:
+    parents: set[int] = set()
+    for tensor in inputs:
+        found = now.producers.get(id(tensor))
+        if found is not None and found[0]() is tensor:
+            parents.add(found[1])
+    return tuple(sorted(parents))
+
+
+@lru_cache(maxsize=4096)
+def _name_fully(function: Function) -> str:
+    return resolve_name(function) or name_function(function)
 
 
 def _writes(function: Function, kwargs: dict[str, Any]) -> bool:
+    if kwargs and (kwargs.get("inplace") or kwargs.get("out") is not None):
+        return True
     name = getattr(function, "__name__", "")
-    named_so = name.endswith("_") and not name.endswith("__")
-    return (
-        named_so
-        or name == "__setitem__"
-        or bool(kwargs.get("inplace"))
-        or kwargs.get("out") is not None
-    )
-
-
-def _storage_address(tensor: Tensor) -> int | None:
-    # Not data_ptr(), which would make a copy-on-write storage copy.
-    if tensor.layout is not torch.strided or tensor.device.type == "meta":
-        return None
-    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
 def _find_source() -> str:
-    frame = inspect.currentframe()
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(_NOT_USERS):

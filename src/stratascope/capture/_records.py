@@ -15,17 +15,6 @@ class TensorInfo:
     device: str
     stride: tuple[int, ...]
 
-    @classmethod
-    def of(cls, tensor: Tensor) -> "TensorInfo":
-        """Describe a tensor."""
-        strided = tensor.layout is torch.strided
-        return cls(
-            tuple(tensor.shape),
-            str(tensor.dtype).removeprefix("torch."),
-            str(tensor.device),
-            tuple(tensor.stride()) if strided else (),
-        )
-
     def __str__(self) -> str:
         return f"{self.shape} {self.dtype}"
 

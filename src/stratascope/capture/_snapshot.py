@@ -8,6 +8,8 @@ memory, sparse tensors), and of quantized tensors it loses the quantizer; those 
 stays: who took a NumPy view of a tensor before the snapshot still writes into the shared storage.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,3 +40,25 @@ def snapshot(tensor: Tensor) -> Tensor:
         return _lazy_clone(tensor)
     except RuntimeError:
         return tensor.clone()
+
+
+def unshare(taken: Sequence[Tensor]) -> None:
+    """Copy at once, on all cores, what would be copied on one core when the write comes.
+
+    Args:
+        taken: All that `snapshot` gave of one storage, detached from the graph. They are changed
+            to share a copy of it; views of it that differ are left to torch.
+
+    >>> import torch
+    >>> x = torch.zeros(2)
+    >>> kept = snapshot(x)
+    >>> unshare([kept])
+    >>> _ = x.add_(1)
+    >>> kept
+    tensor([0., 0.])
+    """
+    if len({(part.shape, part.stride(), part.storage_offset()) for part in taken}) != 1:
+        return
+    copied = taken[0].clone()
+    for part in taken:
+        part.data = snapshot(copied)

@@ -2,10 +2,13 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+
+# Most arguments of a call of torch are one of these, and they hold no tensors.
+_BARE = frozenset((type(None), bool, int, float, str))
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
@@ -76,6 +79,17 @@ def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         return
     for name, part in parts:
         yield from named_tensors(part, f"{prefix}.{name}" if prefix else str(name))
+
+
+def collect_tensors(values: Iterable[Any]) -> list[Tensor]:
+    """List the tensors in several values, such as the arguments of a call."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif type(value) not in _BARE:
+            found += [tensor for _, tensor in named_tensors(value)]
+    return found
 
 
 def name_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

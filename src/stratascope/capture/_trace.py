@@ -1,19 +1,24 @@
 """The debug route: every operation of a forward, in order, with what fed what."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from stratascope._optional import require
 from stratascope.capture._activations import Activations
 from stratascope.capture._hooks import ReplacedForward
-from stratascope.capture._recorder import MODEL_INPUT, Forward, Recorder
-from stratascope.capture._records import Difference, ModuleCall, Operation, TensorInfo
-from stratascope.capture._structure import named_tensors
+from stratascope.capture._recorder import MODEL_INPUT, Depth, Forward, Recorder
+from stratascope.capture._records import Difference, Operation, TensorInfo
+from stratascope.capture._structure import collect_tensors, named_tensors
+from stratascope.capture._tables import lay_out, lay_out_html
 from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import suggest
 
@@ -31,7 +36,7 @@ class Trace:
     (2, (1, 2), 12)
 
     Attributes:
-        operations: The operations.
+        operations: The operations of the forward.
         modules: The calls of modules, in the order in which they ended.
         activations: The values that were kept, under the same names.
         seconds: How long the forward took, recording included.
@@ -39,22 +44,26 @@ class Trace:
         left_out: Number of values that were not kept, because the budget was used up.
     """
 
-    def __init__(
-        self,
-        operations: Sequence[Operation],
-        modules: Sequence[ModuleCall],
-        activations: Activations,
-        *,
-        seconds: float,
-        peak_bytes: int,
-        left_out: int,
-    ) -> None:
-        self.operations = tuple(operations)
-        self.modules = tuple(modules)
-        self.activations = activations
-        self.seconds = seconds
-        self.peak_bytes = peak_bytes
-        self.left_out = left_out
+    def __init__(self, found: Forward, depth: Depth) -> None:
+        self.operations = tuple(found.operations)
+        self.modules = tuple(found.modules)
+        self.activations = Activations(found.recording)
+        self.seconds = found.seconds
+        self.peak_bytes = found.memory.peak
+        self.left_out = found.left_out
+        self._watch = found.backward
+        self._backward = [] if found.backward is None else found.backward.operations
+        self._depth = depth
+        self._looks = depth.operations and depth.nonfinite
+
+    @property
+    def backward(self) -> tuple[Operation, ...]:
+        """The operations of the backward as far as it has run, where they were asked for.
+
+        Each has the name and the source line of the operation of the forward that it belongs to;
+        its inputs are the gradients that arrived, its outputs those that it passed on.
+        """
+        return tuple(self._backward)
 
     @property
     def flops(self) -> int:
@@ -80,9 +89,19 @@ class Trace:
         """Find the operation that made the first NaN or Inf, or None.
 
         Printed, it says where it stands in the user's code and what the ranges of its inputs were.
-        An operation whose inputs were not finite already has only passed it on.
+        An operation whose inputs were not finite already has only passed it on. Where the forward
+        is finite throughout, the operations of a recorded backward are looked at, too.
+
+        Raises:
+            CaptureError: Nothing was looked for in this trace.
         """
-        return next((op for op in self.operations if op.nans or op.infs), None)
+        if not self._looks:
+            raise CaptureError(
+                "this trace did not look for NaN and Inf: trace with operations=True and "
+                "nonfinite=True"
+            )
+        steps = chain(self.operations, self._backward)
+        return next((step for step in steps if step.nans or step.infs), None)
 
     def diff(self, other: "Trace", *, rtol: float = 1e-5, atol: float = 1e-8) -> Difference | None:
         """Find the first kept value that differs between two runs, or None.
@@ -118,36 +137,8 @@ class Trace:
 
     def table(self, *, modules: bool = False) -> str:
         """Lay out the operations, or the modules, as text: name, shape, time, memory, FLOPs."""
-        if modules:
-            return _lay_out(
-                ["module", "class", "output", "ms", "ops"],
-                [
-                    [
-                        "  " * call.depth + call.name,
-                        call.kind,
-                        _list_infos(call.outputs),
-                        f"{call.seconds * 1e3:.2f}",
-                        str(call.stop - call.first),
-                    ]
-                    for call in sorted(self.modules, key=lambda call: (call.first, call.depth))
-                ],
-            )
-        return _lay_out(
-            ["", "operation", "output", "ms", "kB", "MFLOP", "from", ""],
-            [
-                [
-                    str(op.index),
-                    op.name,
-                    _list_infos(op.outputs),
-                    f"{op.seconds * 1e3:.2f}",
-                    f"{op.new_bytes / 1e3:.1f}" if op.new_bytes else "–",
-                    f"{op.flops / 1e6:.2f}" if op.flops else "–",
-                    ", ".join("input" if p == MODEL_INPUT else str(p) for p in op.parents),
-                    _remark(op),
-                ]
-                for op in self.operations
-            ],
-        )
+        headings, rows = self._list_modules() if modules else self._list_operations()
+        return lay_out(headings, rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything but the kept values as plain values, ready for JSON."""
@@ -156,21 +147,73 @@ class Trace:
             "peak_bytes": self.peak_bytes,
             "flops": self.flops,
             "operations": [asdict(operation) for operation in self.operations],
+            "backward": [asdict(operation) for operation in self._backward],
             "modules": [asdict(call) for call in self.modules],
         }
 
-    def __repr__(self) -> str:
-        bad = self.first_nonfinite()
-        lines = [
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the operations as a Parquet file, a row each, the backward's marked so.
+
+        Args:
+            path: The file; one that is there is replaced.
+
+        Raises:
+            MissingExtraError: PyArrow is not installed.
+        """
+        arrow = require("pyarrow", extra="parquet")
+        parquet = require("pyarrow.parquet", extra="parquet")
+        rows = [asdict(operation) | {"backward": False} for operation in self.operations]
+        rows += [asdict(operation) | {"backward": True} for operation in self._backward]
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+
+    def _list_operations(self) -> tuple[list[str], list[list[str]]]:
+        headings = ["", "operation", "output", "ms", "kB", "MFLOP", "from", ""]
+        rows = [_list_operation(op, op.name) for op in self.operations]
+        rows += [_list_operation(op, f"{op.name} {op.function}") for op in self._backward]
+        return headings, rows
+
+    def _list_modules(self) -> tuple[list[str], list[list[str]]]:
+        calls = sorted(self.modules, key=lambda call: (call.first, call.depth))
+        rows = [
+            [
+                "  " * call.depth + call.name,
+                call.kind,
+                _list_infos(call.outputs),
+                f"{call.seconds * 1e3:.2f}",
+                str(call.stop - call.first) if self.operations else "",
+            ]
+            for call in calls
+        ]
+        return ["module", "class", "output", "ms", "ops"], rows
+
+    def _let_go(self) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+
+    def _list_facts(self) -> list[str]:
+        facts = [
             f"Trace of {len(self.operations)} operations in {len(self.modules)} module calls, "
             f"{self.seconds * 1e3:.1f} ms, {self.flops / 1e9:.3f} GFLOP, "
             f"{self.peak_bytes / 1e6:.1f} MB at the peak, {len(self.activations)} values kept"
+            if self._depth.operations
+            else f"Trace of {len(self.modules)} module calls, {self.seconds * 1e3:.1f} ms, "
+            f"{len(self.activations)} values kept; operations were not recorded"
         ]
+        if self._backward:
+            seconds = sum(operation.seconds for operation in self._backward)
+            facts.append(f"{len(self._backward)} backward operations, {seconds * 1e3:.1f} ms")
         if self.left_out:
-            lines.append(f"{self.left_out} values were not kept: the budget was used up")
-        if bad is not None:
-            lines.append(f"first not finite: {bad}")
-        return "\n".join(lines)
+            facts.append(f"{self.left_out} values were not kept: the budget was used up")
+        if self._looks and (bad := self.first_nonfinite()) is not None:
+            facts.append(f"first not finite: {bad}")
+        return facts
+
+    def __repr__(self) -> str:
+        return "\n".join(self._list_facts())
+
+    def _repr_html_(self) -> str:
+        headings, rows = self._list_operations() if self.operations else self._list_modules()
+        return lay_out_html(self._list_facts(), headings, rows)
 
 
 def trace(
@@ -179,7 +222,10 @@ def trace(
     kwargs: dict[str, Any] | None = None,
     keep: Keep = "modules",
     max_bytes: int | None = None,
+    operations: bool = True,
+    nonfinite: bool = True,
     statistics: bool = False,
+    backward: Callable[[Any], Tensor] | None = None,
 ) -> Trace:
     """Run one forward and record every operation and every module call of it.
 
@@ -193,22 +239,46 @@ def trace(
         keep: Which values to keep, as copy-on-write snapshots: those of ``"modules"``, of ``"all"``
             operations too, or ``"none"``.
         max_bytes: Keep no more than so many bytes; the first values are kept.
+        operations: False records the calls of modules only, which costs least.
+        nonfinite: Look for NaN and Inf in every output, which reads each of them once.
         statistics: Summarise every output: range, mean, deviation, zeros.
+        backward: Makes the loss from what the model returns; its backward is run and recorded, too.
+            The gradients that parameters and inputs hold stay as they were.
 
     Returns:
         The `Trace`.
 
+    Raises:
+        CaptureError: ``backward`` gave no loss that depends on the model.
+
     >>> import torch, stratascope as ss
     >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
-    >>> run = ss.trace(model, torch.zeros(2, 1, 10))
+    >>> run = ss.trace(model, torch.zeros(2, 1, 10), backward=torch.sum)
     >>> [operation.name for operation in run]
     ['0.conv1d', '1.relu']
     >>> run["1.relu"].parents, run.activations["1"].shape, run.first_nonfinite()
     ((0,), torch.Size([2, 4, 8]), None)
+    >>> [(operation.name, operation.function) for operation in run.backward]
+    [('1.relu', 'ReluBackward0'), ('0.conv1d', 'ConvolutionBackward0')]
     """
-    recorder = _make_recorder(model, keep, max_bytes, statistics=statistics)
-    found, _ = recorder.record(lambda: model(*args, **(kwargs or {})), (args, kwargs or {}))
-    return _make_trace(found)
+    depth = _choose_depth(
+        keep,
+        max_bytes,
+        operations=operations,
+        nonfinite=nonfinite,
+        statistics=statistics,
+        backward=backward is not None,
+    )
+    recorder = Recorder(model, depth)
+    inputs = (args, kwargs or {})
+    with recorder.attached():
+        found, output = recorder.record(lambda: model(*args, **(kwargs or {})), inputs)
+    if backward is not None and found.backward is not None:
+        try:
+            _run_backward(model, inputs, output, backward)
+        finally:
+            found.backward.remove()
+    return Trace(found, depth)
 
 
 @contextmanager
@@ -218,7 +288,10 @@ def debug(
     keep: Keep = "none",
     last: int = 10,
     max_bytes: int | None = None,
+    operations: bool = True,
+    nonfinite: bool = True,
     statistics: bool = False,
+    backward: bool = False,
 ) -> Generator[deque[Trace]]:
     """Record every forward of a model while a block runs, with no change of the code in it.
 
@@ -227,7 +300,10 @@ def debug(
         keep: Which values to keep, as in `trace`.
         last: How many traces to hold; older ones go, so that memory stays bounded.
         max_bytes: Keep no more than so many bytes a forward.
+        operations: False records the calls of modules only, which costs least.
+        nonfinite: Look for NaN and Inf in every output.
         statistics: Summarise every output.
+        backward: Record what the block's own ``backward()`` does in the network, too.
 
     Returns:
         The traces, oldest first, growing while the block runs.
@@ -242,8 +318,16 @@ def debug(
     """
     if last < 1:
         raise ValueError(f"last must be at least 1, got {last}")
+    depth = _choose_depth(
+        keep,
+        max_bytes,
+        operations=operations,
+        nonfinite=nonfinite,
+        statistics=statistics,
+        backward=backward,
+    )
     traces: deque[Trace] = deque(maxlen=last)
-    recorder = _make_recorder(model, keep, max_bytes, statistics=statistics)
+    recorder = Recorder(model, depth)
 
     def replacement(forward: Callable[..., Any]) -> Callable[..., Any]:
         def record_forward(*args: Any, **kwargs: Any) -> Any:
@@ -251,41 +335,73 @@ def debug(
             if recorder.running:
                 return forward(*args, **kwargs)
             found, output = recorder.record(lambda: forward(*args, **kwargs), (args, kwargs))
-            traces.append(_make_trace(found))
+            if len(traces) == last:
+                traces[0]._let_go()  # pyright: ignore[reportPrivateUsage]
+            traces.append(Trace(found, depth))
             return output
 
         return record_forward
 
-    replaced = ReplacedForward(model, replacement)
-    try:
-        yield traces
-    finally:
-        replaced.remove()
+    with recorder.attached():
+        replaced = ReplacedForward(model, replacement)
+        try:
+            yield traces
+        finally:
+            replaced.remove()
+            for run in traces:
+                run._let_go()  # pyright: ignore[reportPrivateUsage]
 
 
-def _make_recorder(
-    model: nn.Module, keep: Keep, max_bytes: int | None, *, statistics: bool
-) -> Recorder:
+def _choose_depth(
+    keep: Keep,
+    max_bytes: int | None,
+    *,
+    operations: bool,
+    nonfinite: bool,
+    statistics: bool,
+    backward: bool,
+) -> Depth:
     if keep not in _KEEPS:
         raise ValueError(f"keep must be 'none', 'modules' or 'all', got {keep!r}")
-    return Recorder(
-        model,
+    wished = {"keep='all'": keep == "all", "statistics": statistics, "backward": backward}
+    if not operations and any(wished.values()):
+        names = " and ".join(name for name, wish in wished.items() if wish)
+        raise ValueError(f"operations must be True for {names}, which are about them, got False")
+    return Depth(
+        operations=operations,
         keep_modules=keep != "none",
         keep_operations=keep == "all",
-        max_bytes=max_bytes,
+        max_bytes=math.inf if max_bytes is None else max_bytes,
+        nonfinite=nonfinite,
         statistics=statistics,
+        backward=backward,
     )
 
 
-def _make_trace(found: Forward) -> Trace:
-    return Trace(
-        found.operations,
-        found.modules,
-        Activations(found.recording),
-        seconds=found.seconds,
-        peak_bytes=found.peak_bytes,
-        left_out=found.left_out,
-    )
+def _run_backward(
+    model: nn.Module, inputs: tuple[Any, ...], output: Any, make_loss: Callable[[Any], Tensor]
+) -> None:
+    loss = make_loss(output)
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        got = (
+            f"a tensor of shape {tuple(loss.shape)}"
+            f"{'' if loss.requires_grad else ' without a graph'}"
+            if isinstance(loss, Tensor)
+            else type(loss).__name__
+        )
+        raise CaptureError(
+            f"backward must make one number that depends on the model's parameters, got {got}: "
+            "run with gradients on, and reduce, as with backward=lambda output: output.sum()"
+        )
+    leaves = [tensor for tensor in collect_tensors(inputs) if tensor.is_leaf]
+    held = [(tensor, tensor.grad) for tensor in (*model.parameters(), *leaves)]
+    try:
+        for tensor, _ in held:
+            tensor.grad = None
+        loss.backward()
+    finally:
+        for tensor, gradient in held:
+            tensor.grad = gradient
 
 
 def _compare(
@@ -304,21 +420,21 @@ def _compare(
     return Difference(name, float(apart.max()), relative, shapes)
 
 
-def _list_infos(infos: Sequence[TensorInfo]) -> str:
-    return ", ".join(str(info) for info in infos[:2]) + (" …" if len(infos) > 2 else "")
-
-
-def _remark(operation: Operation) -> str:
+def _list_operation(operation: Operation, name: str) -> list[str]:
     remarks = ["in place"] if operation.in_place else []
     remarks += [f"{operation.nans} NaN"] if operation.nans else []
     remarks += [f"{operation.infs} Inf"] if operation.infs else []
-    return ", ".join([*remarks, operation.source])
+    return [
+        str(operation.index),
+        name,
+        _list_infos(operation.outputs),
+        f"{operation.seconds * 1e3:.2f}",
+        f"{operation.new_bytes / 1e3:.1f}" if operation.new_bytes else "–",
+        f"{operation.flops / 1e6:.2f}" if operation.flops else "–",
+        ", ".join("input" if p == MODEL_INPUT else str(p) for p in operation.parents),
+        ", ".join([*remarks, operation.source]),
+    ]
 
 
-def _lay_out(headings: list[str], rows: list[list[str]]) -> str:
-    table = [headings, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in table
-    )
+def _list_infos(infos: Sequence[TensorInfo]) -> str:
+    return ", ".join(str(info) for info in infos[:2]) + (" …" if len(infos) > 2 else "")

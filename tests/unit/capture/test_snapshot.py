@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import stratascope as ss
 from stratascope.capture import _snapshot
-from stratascope.capture._snapshot import snapshot
+from stratascope.capture._snapshot import snapshot, unshare
 
 
 def test_torch_still_clones_lazily():
@@ -230,3 +230,31 @@ def test_a_parameter_becomes_a_plain_tensor():
     kept = snapshot(nn.Parameter(torch.ones(2), requires_grad=False))
 
     assert type(kept) is torch.Tensor
+
+
+def test_unshared_snapshots_share_one_copy_that_no_write_reaches():
+    original = torch.arange(6.0).reshape(2, 3).t()
+    kept = [snapshot(original), snapshot(original)]
+    unshare(kept)
+    address = original.data_ptr()
+    original.add_(1)
+
+    assert original.data_ptr() == address, "the writer had to copy"
+    assert all(torch.equal(part, torch.arange(6.0).reshape(2, 3).t()) for part in kept)
+    assert kept[0].stride() == original.stride()
+    kept[0].zero_()
+    assert kept[1].abs().sum() > 0
+
+
+def test_snapshots_of_different_views_are_left_to_torch():
+    original = torch.arange(6.0)
+    whole, half = snapshot(original), snapshot(original[3:])
+    unshare([whole, half])
+    original.zero_()
+
+    assert whole.tolist() == [0, 1, 2, 3, 4, 5]
+    assert half.tolist() == [3, 4, 5]
+
+
+def test_nothing_to_unshare_is_no_error():
+    unshare([])

@@ -1,10 +1,12 @@
 """Recording every operation of a forward."""
 
+import copy
 import json
 import math
 
 import pytest
 import torch
+from pyarrow import parquet
 from torch import nn
 from torch.nn import functional as F
 
@@ -283,3 +285,150 @@ def test_debug_gives_an_own_forward_back(block):
 def test_debug_needs_room_for_one_trace(block):
     with pytest.raises(ValueError, match="last must be at least 1, got 0"), debug(block, last=0):
         pass
+
+
+def test_without_looking_nothing_is_said_of_nonfinite_values():
+    run = trace(Divides(), torch.ones(3), nonfinite=False)
+
+    assert run["div"].nans is None
+    assert "first not finite" not in repr(run)
+    with pytest.raises(CaptureError, match="this trace did not look for NaN and Inf: trace with"):
+        run.first_nonfinite()
+
+
+def test_modules_alone_are_recorded_without_operations(block):
+    run = trace(block, x, operations=False)
+
+    assert len(run) == 0
+    assert [call.name for call in run.modules] == ["conv", "relu", "conv", "model"]
+    assert torch.equal(run.activations["model"], block(x))
+    assert "operations were not recorded" in repr(run)
+    assert len(run.table(modules=True).splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    "wish", [{"keep": "all"}, {"statistics": True}, {"backward": torch.sum}], ids=str
+)
+def test_what_needs_operations_says_so(block, wish):
+    with pytest.raises(
+        ValueError, match=r"operations must be True for (keep|stat|back).*got False"
+    ):
+        trace(block, x, operations=False, **wish)
+
+
+def test_the_backward_is_recorded_under_the_names_of_the_forward(block):
+    run = trace(block, x, backward=lambda y: y.square().sum())
+
+    assert [(step.name, step.function) for step in run.backward] == [
+        ("relu", "ReluBackward0"),
+        ("add", "AddBackward0"),
+        ("conv.conv1d_1", "ConvolutionBackward0"),
+        ("relu.relu", "ReluBackward0"),
+        ("conv.conv1d", "ConvolutionBackward0"),
+    ]
+    assert [step.parents for step in run.backward] == [(4,), (3,), (2,), (1,), (0,)]
+    assert run.backward[0].outputs[0].shape == tuple(x.shape)
+    assert run.backward[0].source == run["relu"].source
+    assert "5 backward operations" in repr(run)
+    assert "conv.conv1d ConvolutionBackward0" in run.table()
+    assert len(run.to_dict()["backward"]) == 5
+
+
+def test_a_recorded_backward_leaves_the_gradients_as_they_were(block):
+    inputs = x.clone().requires_grad_()
+    block(inputs).sum().backward()
+    before = {name: parameter.grad.clone() for name, parameter in block.named_parameters()}
+    kept = inputs.grad.clone()
+    trace(block, inputs, backward=torch.sum)
+
+    assert torch.equal(inputs.grad, kept)
+    assert all(torch.equal(p.grad, before[name]) for name, p in block.named_parameters())
+    block.zero_grad()
+    trace(block, inputs, backward=torch.sum)
+    assert all(parameter.grad is None for parameter in block.parameters())
+
+
+def test_the_first_nonfinite_gradient_is_named():
+    class Root(nn.Module):
+        def forward(self, x):
+            return torch.sqrt(x * 1.0).sum()
+
+    run = trace(Root(), torch.zeros(3, requires_grad=True), backward=lambda y: y)
+    bad = run.first_nonfinite()
+
+    assert bad is not None
+    assert (bad.name, bad.function, bad.infs) == ("sqrt", "SqrtBackward0", 3)
+    assert [summary.high for summary in bad.input_summaries] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("make_loss", "got"),
+    [
+        (lambda y: y, r"got a tensor of shape \(2, 2, 10\): run with"),
+        (lambda y: y.detach().sum(), r"got a tensor of shape \(\) without a graph: run with"),
+        (lambda y: 1.0, "got float: run with"),
+    ],
+)
+def test_a_loss_that_cannot_go_backward_is_refused(block, make_loss, got):
+    with pytest.raises(CaptureError, match=f"backward must make one number that depends.*{got}"):
+        trace(block, x, backward=make_loss)
+
+
+def test_debug_follows_the_backward_of_a_training(block):
+    with debug(block, backward=True, last=2) as runs:
+        losses = []
+        for _ in range(3):
+            losses.append(block(x).square().sum())
+            losses[-1].backward(retain_graph=True)
+
+    assert [len(run.backward) for run in runs] == [5, 5]
+    losses[-1].backward()
+    assert len(runs[-1].backward) == 5, "nothing watches when the block is over"
+
+
+def test_parquet_holds_a_row_for_each_operation(block, tmp_path):
+    run = trace(block, x, backward=torch.sum, statistics=True)
+    run.to_parquet(tmp_path / "run.parquet")
+    rows = parquet.read_table(tmp_path / "run.parquet").to_pylist()
+
+    assert [row["name"] for row in rows if not row["backward"]] == [op.name for op in run]
+    assert rows[0]["outputs"][0]["shape"] == list(x.shape)
+    assert next(row["function"] for row in rows if row["backward"]) == "ReluBackward0"
+
+
+def test_a_notebook_shows_the_operations_as_a_table(block):
+    shown = trace(block, x)._repr_html_()
+
+    assert shown.count("<tr>") == 6
+    assert "conv.conv1d" in shown
+    assert trace(block, x, operations=False)._repr_html_().count("<tr>") == 5
+
+
+def test_copies_of_a_model_under_debug_are_not_watched(block):
+    with debug(block) as runs:
+        copy.deepcopy(block)(x)
+
+    assert len(runs) == 0
+
+
+def test_snapshots_of_one_value_stay_right_when_it_is_written(block):
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv1d(2, 2, 3))
+
+        def forward(self, x):
+            y = self.inner(x)
+            y[:, :1] += 1
+            y.relu_()
+            return y
+
+    model = Writes()
+    with torch.no_grad():
+        flowed = F.conv1d(x, model.inner[0].weight, model.inner[0].bias)
+        for context in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+            with context():
+                run = trace(model, x, keep="all")
+            for name in ("inner", "inner.0", "inner.0.conv1d"):
+                assert torch.equal(run.activations[name], flowed)
+            assert torch.equal(run.activations["model"], model(x))
