@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 _lazy_clone = getattr(torch, "_lazy_clone", None)
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
 def copies_on_write() -> bool:
@@ -34,7 +35,8 @@ def snapshot(tensor: Tensor) -> Tensor:
     >>> kept
     tensor([0., 0.])
     """
-    if _lazy_clone is None or tensor.is_quantized:
+    # What is exported must be made of operations that other runtimes know.
+    if _lazy_clone is None or tensor.is_quantized or _is_exporting():
         return tensor.clone()
     try:
         return _lazy_clone(tensor)

@@ -3,6 +3,7 @@
 import io
 import pickle
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -110,6 +111,24 @@ def test_it_is_exported():
     program = torch.export.export(part.graph, (X,))
 
     assert torch.equal(program.module()(X)["left"], part(X)["left"])
+
+
+# What torch's exporter does itself.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore::DeprecationWarning")
+def test_other_runtimes_take_it_as_onnx():
+    model = nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU(inplace=True), nn.Conv1d(4, 2, 3)).eval()
+    x = torch.linspace(-1, 1, 32).reshape(2, 1, 16)
+    part = ss.submodel(model, ["0", "1"], example=(x,))
+    file = io.BytesIO()
+    program = torch.onnx.export(
+        part.graph, (x,), dynamo=True, verbose=False, output_names=["0", "1"]
+    )
+    program.save(file)
+    session = onnxruntime.InferenceSession(file.getvalue())
+    given = session.run(["0", "1"], {session.get_inputs()[0].name: x.numpy()})
+
+    for values, flowed in zip(given, part(x).values(), strict=True):
+        torch.testing.assert_close(torch.from_numpy(values), flowed)
 
 
 @pytest.mark.parametrize("model", [Branches().eval(), Loop().eval()])
