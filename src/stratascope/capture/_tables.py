@@ -5,6 +5,7 @@ from html import escape
 
 # A notebook keeps what it shows: a page of rows is read, thousands only make the file large.
 _MOST_ROWS = 200
+_CELL = "text-align:left; white-space:pre; padding:0 1em 0 0"
 
 
 def lay_out(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -41,7 +42,5 @@ def lay_out_html(
 
 def _lay_out_row(tag: str, row: Sequence[str]) -> str:
     # Leading spaces are the depth of a module.
-    cells = "".join(
-        f'<{tag} style="text-align:left; white-space:pre">{escape(cell)}</{tag}>' for cell in row
-    )
+    cells = "".join(f'<{tag} style="{_CELL}">{escape(cell)}</{tag}>' for cell in row)
     return f"<tr>{cells}</tr>"

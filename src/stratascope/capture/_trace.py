@@ -168,8 +168,10 @@ class Trace:
 
     def _list_operations(self) -> tuple[list[str], list[list[str]]]:
         headings = ["", "operation", "output", "ms", "kB", "MFLOP", "from", ""]
-        rows = [_list_operation(op, op.name) for op in self.operations]
-        rows += [_list_operation(op, f"{op.name} {op.function}") for op in self._backward]
+        rows = [_list_operation(op, str(op.index), op.name) for op in self.operations]
+        rows += [
+            _list_operation(op, f"b{op.index}", f"{op.name} {op.function}") for op in self._backward
+        ]
         return headings, rows
 
     def _list_modules(self) -> tuple[list[str], list[list[str]]]:
@@ -420,12 +422,12 @@ def _compare(
     return Difference(name, float(apart.max()), relative, shapes)
 
 
-def _list_operation(operation: Operation, name: str) -> list[str]:
+def _list_operation(operation: Operation, index: str, name: str) -> list[str]:
     remarks = ["in place"] if operation.in_place else []
     remarks += [f"{operation.nans} NaN"] if operation.nans else []
     remarks += [f"{operation.infs} Inf"] if operation.infs else []
     return [
-        str(operation.index),
+        index,
         name,
         _list_infos(operation.outputs),
         f"{operation.seconds * 1e3:.2f}",
