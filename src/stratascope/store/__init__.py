@@ -1,6 +1,8 @@
 """The store: activations of a data set as plain Zarr v3, streamed to disk, read without torch."""
 
+from stratascope.store._array import StoredArray
 from stratascope.store._commit import is_vacant
+from stratascope.store._files import find_root, read_spec
 from stratascope.store._layout import (
     DTYPES,
     UNIT_MULTIPLE,
@@ -11,7 +13,7 @@ from stratascope.store._layout import (
     name_file,
     name_samples,
 )
-from stratascope.store._reader import Store, StoredArray, find_root, open_store, read_spec
+from stratascope.store._reader import Store, open_store
 from stratascope.store._writer import StepWriter
 
 __all__ = [

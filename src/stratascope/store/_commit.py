@@ -2,11 +2,14 @@
 
 import contextlib
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
+
+_MANIFEST = re.compile(r"u(\d{8,})\.json")
 
 
 def temporary_name(path: Path) -> Path:
@@ -63,7 +66,8 @@ def sync_folders(folders: Iterable[Path]) -> None:
 
 def committed_units(commits: Path) -> set[int]:
     """List the units that are committed: those whose manifest exists."""
-    return {int(path.stem[1:]) for path in commits.glob("u*.json")}
+    found = (_MANIFEST.fullmatch(path.name) for path in commits.glob("u*.json"))
+    return {int(match[1]) for match in found if match is not None}
 
 
 def stale_files(*folders: Path) -> Iterator[Path]:

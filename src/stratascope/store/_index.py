@@ -1,4 +1,4 @@
-"""An index as NumPy takes it, in parts that Zarr takes; what Zarr cannot do is refused."""
+"""An index as NumPy takes it, in one part for each axis; what needs more than that is refused."""
 
 import itertools
 import operator
@@ -29,12 +29,12 @@ class Index:
     list_axis: int | None
     list_first: bool
 
-    def read(self, array: Any) -> np.ndarray[Any, Any]:
-        """Read from a Zarr array."""
-        if self.list_axis is None:
-            return np.asarray(array[self.parts])
-        values = np.asarray(array.oindex[self.parts])
-        return np.moveaxis(values, self.list_axis, 0) if self.list_first else values
+    def arrange(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Put what was read, with an axis for every part, into the shape that NumPy gives."""
+        places = (0 if isinstance(part, int) else slice(None) for part in self.parts)
+        # The ellipsis keeps a single number an array.
+        values = values[(*places, ...)]
+        return np.moveaxis(values, self.list_axis or 0, 0) if self.list_first else values
 
 
 def parse_index(index: Any, shape: tuple[int, ...], dims: tuple[str, ...]) -> Index:

@@ -1,32 +1,26 @@
 """Reading a store: lazily, without torch, and never a value that was not written."""
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from stratascope._optional import require
 from stratascope.errors import SiteNotFoundError, StoreError
 from stratascope.sites import Site, suggest
+from stratascope.store._array import StoredArray, describe_owed
+from stratascope.store._chunks import DamageError, ShardReader, read_coordinate
 from stratascope.store._commit import committed_units
-from stratascope.store._index import Part, parse_index
-from stratascope.store._layout import (
-    COMMITS,
-    DATA,
-    FORMAT,
-    LAYOUT_VERSION,
-    RUN_FILE,
-    ArraySpec,
-    Paths,
-    StepSpec,
-    name_samples,
+from stratascope.store._files import (
+    find_root,
+    list_steps,
+    read_end,
+    read_manifest,
+    read_spec,
 )
-
-if TYPE_CHECKING:
-    import zarr
+from stratascope.store._layout import DATA, ArraySpec, Paths
 
 
 def open_store(path: str | Path, *, step: int | None = None) -> "Store":
@@ -75,46 +69,6 @@ def _open_step(path: Path, step: int | None, *, stacklevel: int) -> "Store":
     return store
 
 
-def find_root(path: Path) -> Path:
-    """Check that a folder is a store that this version reads."""
-    if path.name == DATA and (path.parent / RUN_FILE).exists():
-        path = path.parent
-    if not (path / RUN_FILE).is_file():
-        problem = "does not exist" if not path.exists() else "is not a stratascope store"
-        raise StoreError(f"{path} {problem}: expected a folder that stratascope extract wrote")
-    run = _read_json(path / RUN_FILE)
-    if run.get("format") != FORMAT:
-        raise StoreError(f"{path} is not a stratascope store: its run.json is another program's")
-    if run.get("layout") != LAYOUT_VERSION:
-        raise StoreError(
-            f"{path} must have layout {LAYOUT_VERSION}, got {run.get('layout')}: read it with the "
-            "release of stratascope that wrote it"
-        )
-    return path
-
-
-def list_steps(root: Path) -> list[int]:
-    """List the steps of a store, in order."""
-    names = [spec.parent.name for spec in (root / COMMITS).glob("*/spec.json")]
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
-def read_spec(paths: Paths) -> StepSpec:
-    """Read what a step holds."""
-    try:
-        return StepSpec.from_json(_read_json(paths.spec))
-    except (KeyError, TypeError) as error:
-        raise StoreError(f"{paths.spec} is damaged: it must describe a step ({error})") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(path.read_text())
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged: it must be JSON ({error})") from error
-    return plain if isinstance(plain, dict) else {}
-
-
 class Store(Mapping[str, Any]):
     """Activations of a data set on disk: a read-only mapping from site to lazy array.
 
@@ -145,6 +99,11 @@ class Store(Mapping[str, Any]):
         self._sites: dict[str, list[ArraySpec]] = {}
         for array in self._spec.arrays:
             self._sites.setdefault(array.site, []).append(array)
+        self._readers = {a.key: ShardReader(self._paths.group / a.key) for a in self._spec.arrays}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process, such as a worker of a DataLoader, opens it anew.
+        return Store, (self.path, self.step)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -172,15 +131,13 @@ class Store(Mapping[str, Any]):
         if self._spec.samples is not None:
             return self._spec.samples
         if self.complete:
-            return int(_read_json(self._paths.complete)["samples"])
+            return read_end(self._paths)
         return max(self.committed_ranges(), default=range(0), key=lambda span: span.stop).stop
 
     @property
     def nbytes(self) -> int:
         """Bytes of the committed shards on disk."""
-        units = sorted(committed_units(self._paths.commits))
-        manifests = [_read_json(self._paths.manifest(unit)) for unit in units]
-        return sum(file["bytes"] for m in manifests for file in m["files"].values())
+        return sum(self._count_bytes(array) for array in self._spec.arrays)
 
     def at(self, step: int) -> "Store":
         """Look at another step.
@@ -193,25 +150,39 @@ class Store(Mapping[str, Any]):
     def committed_ranges(self) -> list[range]:
         """List the ranges of samples that are committed, joined where they touch."""
         ranges: list[range] = []
-        known = self._spec.samples
         for unit in sorted(committed_units(self._paths.commits)):
-            start, stop = unit * self._spec.unit, (unit + 1) * self._spec.unit
-            if known is None:
-                stop = _read_json(self._paths.manifest(unit))["stop"]
-            else:
-                stop = min(stop, known)
+            start = unit * self._spec.unit
+            stop = self._find_end(unit)
             if ranges and ranges[-1].stop == start:
                 start = ranges.pop().start
-            ranges.append(range(start, stop))
+            if start < stop:
+                ranges.append(range(start, stop))
         return ranges
+
+    def _find_end(self, unit: int) -> int:
+        """Find the sample behind the last of a committed unit; where nobody knows, its first."""
+        if self._spec.samples is not None:
+            return min((unit + 1) * self._spec.unit, self._spec.samples)
+        try:
+            return read_manifest(self._paths, self._spec, unit).stop
+        except StoreError:
+            # As for the writer, which does such a unit again.
+            return unit * self._spec.unit
 
     @property
     def sample_index(self) -> np.ndarray[Any, Any]:
-        """Index in the data set of each sample, int64 ``(N,)``; not in order if it was shuffled."""
-        import zarr
+        """Index in the data set of each sample, int64 ``(N,)``; not in order if it was shuffled.
 
-        array = zarr.open_array(self._paths.group / "sample", mode="r")
-        return np.asarray(array[: self.samples])
+        Raises:
+            StoreError: It is damaged.
+        """
+        try:
+            return read_coordinate(self._paths.group / "sample", self.samples)
+        except DamageError as damage:
+            raise StoreError(
+                f"the sample coordinate of step {self.step} cannot be read: {damage}. The "
+                "activations are not touched"
+            ) from damage
 
     @property
     def unit(self) -> int:
@@ -220,10 +191,8 @@ class Store(Mapping[str, Any]):
 
     def holds(self, samples: np.ndarray[Any, Any]) -> bool:
         """Tell whether samples, given by number, are all committed."""
-        held = np.zeros(self.samples, dtype=bool)
-        for span in self.committed_ranges():
-            held[span.start : span.stop] = True
-        return bool(held[samples].all())
+        units = np.unique(np.asarray(samples) // self._spec.unit)
+        return all(self._paths.manifest(int(unit)).exists() for unit in units)
 
     def to_xarray(self) -> Any:
         """Open this step as an `xarray.DataTree`, a node for each site; nothing is loaded.
@@ -242,7 +211,7 @@ class Store(Mapping[str, Any]):
         """
         xarray = require("xarray", extra="xarray")
         if not self.complete:
-            raise _describe_owed(self)
+            raise describe_owed(self)
         return xarray.open_datatree(
             self.path / DATA, engine="zarr", group=str(self.step), consolidated=False, chunks=None
         )
@@ -261,8 +230,8 @@ class Store(Mapping[str, Any]):
     def __getitem__(self, name: str | Site) -> Any:
         arrays = self._sites[self.find(name)]
         if len(arrays) == 1 and not arrays[0].place:
-            return StoredArray(self, arrays[0])
-        return {array.place: StoredArray(self, array) for array in arrays}
+            return self._open_array(arrays[0])
+        return {array.place: self._open_array(array) for array in arrays}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sites)
@@ -285,6 +254,13 @@ class Store(Mapping[str, Any]):
             f"{self.samples} samples{state}{''.join(rows)}"
         )
 
+    def _open_array(self, array: ArraySpec) -> StoredArray:
+        return StoredArray(self, array, self._readers[array.key])
+
+    def _count_bytes(self, array: ArraySpec) -> int:
+        shards = (self._paths.shard(array, n) for n in committed_units(self._paths.commits))
+        return sum(shard.stat().st_size for shard in shards if shard.exists())
+
     def _canonical(self, name: str) -> Site:
         """Read ``relu@1`` as ``relu`` where the module runs once."""
         site = Site.parse(name)
@@ -297,102 +273,3 @@ class Store(Mapping[str, Any]):
             hint = f" It ran several times: ask for one of {', '.join(map(repr, calls))}."
         listed = ", ".join(list(self)[:8]) + (" …" if len(self) > 8 else "")
         return SiteNotFoundError(f"{self.path} holds no site {name!r}.{hint} It holds: {listed}")
-
-
-class StoredArray:
-    """One array of a store, shape ``(N, …)``; indexing reads what is asked for and no more.
-
-    Index as in NumPy, with integers, slices that go forwards, an ellipsis, and one list or mask
-    along one axis; all else, such as a negative step or a second list, is an IndexError. Samples
-    that an interrupted run still owes are an error, never a made-up value.
-
-    Attributes:
-        shape: ``(N, *sample_shape)``.
-        dtype: NumPy type of the stored values.
-        dims: Names of the axes.
-        source_dtype: Name of the type that the network computed in.
-    """
-
-    def __init__(self, store: Store, spec: ArraySpec) -> None:
-        self._store = store
-        self._spec = spec
-        self._array: zarr.Array[Any] | None = None
-        self.shape = (store.samples, *spec.shape)
-        self.dtype = np.dtype(spec.dtype)
-        self.dims = ("sample", *spec.dims)
-        self.source_dtype = spec.source_dtype
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes in memory of the whole array."""
-        return self._spec.sample_bytes * self.shape[0]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
-        # The files may have grown since: ends are those that this array was opened with.
-        chosen = parse_index(index, self.shape, self.dims)
-        wanted = self._check_present(chosen.parts[0])
-        array = self._open()
-        try:
-            # zarr spells the byte order out, which would show in every repr.
-            return chosen.read(array).view(self.dtype)
-        except (ValueError, RuntimeError, OSError) as error:
-            raise StoreError(
-                f"step {self._store.step}, site '{self._spec.site}', samples "
-                f"{name_samples(wanted.min(), wanted.max())} cannot be read: "
-                f"{str(error).rstrip('.')}. A shard is damaged; other samples and sites are not "
-                "touched"
-            ) from error
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
-        if copy is False:
-            raise ValueError("a stored array must be copied to become a NumPy array")
-        return np.asarray(self[:], dtype=dtype)
-
-    def __repr__(self) -> str:
-        place = f" [{self._spec.place}]" if self._spec.place else ""
-        return f"StoredArray '{self._spec.site}'{place} {self.shape} {self.dtype}"
-
-    def _open(self) -> Any:
-        if self._array is None:
-            import zarr
-
-            path = Paths(self._store.path, self._store.step).group / self._spec.key
-            self._array = zarr.open_array(path, mode="r")
-        return self._array
-
-    def _check_present(self, part: Part) -> np.ndarray[Any, Any]:
-        """List the samples of an index; refuse fill values in place of those that are not there."""
-        samples, unit = self.shape[0], self._store.unit
-        wanted = np.atleast_1d(np.arange(samples)[part])
-        if not self._store.complete and not self._store.holds(wanted):
-            raise _describe_owed(self._store)
-        paths = Paths(self._store.path, self._store.step)
-        for number in np.unique(wanted // unit):
-            shard = paths.shard(self._spec, int(number))
-            # Zarr reads an empty file, which a power cut may leave, as if it were not there.
-            if not shard.exists() or shard.stat().st_size == 0:
-                raise StoreError(
-                    f"step {self._store.step}, site '{self._spec.site}', samples "
-                    f"{number * unit} to {min(samples, (number + 1) * unit) - 1} are lost: "
-                    f"{shard} is not there or empty. Other samples and sites are not touched"
-                )
-        return wanted
-
-
-def _describe_owed(store: Store) -> StoreError:
-    ranges = store.committed_ranges()
-    listed = ", ".join(name_samples(span.start, span.stop - 1) for span in ranges) or "none"
-    first = ranges[0] if ranges else range(0)
-    remedy = f", or read those only, as store[site][{first.start}:{first.stop}]" if ranges else ""
-    return StoreError(
-        f"{store.path} is incomplete: of step {store.step} samples {listed} are there. Run the "
-        f"same extract again with resume=True (--resume){remedy}"
-    )

@@ -27,6 +27,7 @@ from stratascope.store._commit import (
     write_once,
     write_whole,
 )
+from stratascope.store._files import read_manifest, read_spec
 from stratascope.store._layout import (
     COORDINATE_CHUNK,
     FORMAT,
@@ -40,7 +41,6 @@ from stratascope.store._layout import (
     group_metadata,
 )
 from stratascope.store._lock import Lock
-from stratascope.store._reader import read_spec
 from stratascope.store._shards import ShardWriter
 
 _QUEUED_BATCHES = 2
@@ -179,13 +179,13 @@ class StepWriter:
         killed then never said that they did.
         """
         try:
-            manifest = json.loads(self._paths.manifest(unit).read_text())
-        except ValueError:
+            manifest = read_manifest(self._paths, self.spec, unit)
+        except StoreError:
             return False
         full = (unit + 1) * self.spec.unit
         known = self.spec.samples
         stop = full if known is None else min(full, known)
-        return isinstance(manifest, dict) and manifest.get("stop") == stop
+        return manifest.stop == stop
 
     def _acquire(self) -> Lock:
         try:

@@ -339,12 +339,56 @@ def test_xarray_does_not_show_what_is_missing_as_data(tmp_path):
         open_store(tmp_path / "s").to_xarray()
 
 
-def test_reading_needs_no_torch(store):
+def make_growing(root):
+    """A step of unknown length with two whole units, a short one and no end."""
+    array = ArraySpec("a/activation", "a", "", (), "uint8", "uint8", ())
+    writer = StepWriter(root, StepSpec(0, None, 64, (array,)))
+    writer.write(0, {"a/activation": np.arange(150, dtype="uint8")})
+    writer.finish()
+    return root / "commits" / "0"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"samples": "many"}', "\udcff"])
+def test_a_damaged_end_of_a_step_is_an_error_that_names_the_file(tmp_path, text):
+    commits = make_growing(tmp_path / "s")
+    (commits / "complete.json").write_text(text, errors="surrogateescape")
+
+    with pytest.raises(StoreError, match=r"commits/0/complete.json is damaged: it must "):
+        _ = open_store(tmp_path / "s").samples
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"start": 64, "stop": 999, "files": {}}'])
+def test_a_unit_with_a_damaged_manifest_is_owed_where_only_that_tells_its_end(tmp_path, text):
+    commits = make_growing(tmp_path / "s")
+    (commits / "complete.json").unlink()
+    (commits / "u00000002.json").write_text(text)
+    with pytest.warns(UserWarning, match="128 samples are there"):
+        store = open_store(tmp_path / "s")
+
+    assert store.committed_ranges() == [range(128)]
+    np.testing.assert_array_equal(store["a"][:], np.arange(128))
+
+
+def test_files_that_are_not_ours_are_passed_over(tmp_path):
+    commits = make_growing(tmp_path / "s")
+    for name in ("unrelated.json", "u1.json", "u00000001.json.bak", "lock"):
+        (commits / name).write_text("mine")
+    (commits.parent / "notes").mkdir()
+    (commits.parent / "7").mkdir()
+    store = open_store(tmp_path / "s")
+
+    assert store.steps == (0,)
+    assert store.committed_ranges() == [range(150)]
+
+
+def test_reading_needs_neither_torch_nor_zarr(store):
     script = f"""
 import sys
 from stratascope.store import open_store
 store = open_store({str(store.path)!r})
 assert store["enc.3"][129, 4, 3] == 2599
+assert store.sample_index[129] == 129
+assert "zarr" not in sys.modules
 assert len(store.to_xarray()["loss"]["activation"]) == 130
 assert "torch" not in sys.modules
 """

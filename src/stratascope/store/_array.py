@@ -1,0 +1,124 @@
+"""One array of a store: what is asked for is read and checked, and no more."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stratascope.errors import StoreError
+from stratascope.store._chunks import DamageError, ShardReader
+from stratascope.store._index import Part, parse_index
+from stratascope.store._layout import ArraySpec, name_samples
+
+if TYPE_CHECKING:
+    from stratascope.store._reader import Store
+
+_BLOCK_BYTES = 16 * 1024 * 1024
+
+
+class StoredArray:
+    """One array of a store, shape ``(N, …)``; indexing reads what is asked for and no more.
+
+    Index as in NumPy, with integers, slices that go forwards, an ellipsis, and one list or mask
+    along one axis; all else, such as a negative step or a second list, is an IndexError. Samples
+    that an interrupted run still owes, and those whose file is damaged, are an error, never a
+    made-up value. Any number of threads may read at once.
+
+    Attributes:
+        shape: ``(N, *sample_shape)``.
+        dtype: NumPy type of the stored values.
+        dims: Names of the axes.
+        source_dtype: Name of the type that the network computed in.
+    """
+
+    def __init__(self, store: "Store", spec: ArraySpec, reader: ShardReader) -> None:
+        self._store = store
+        self._spec = spec
+        self._reader = reader
+        self.shape = (store.samples, *spec.shape)
+        self.dtype = np.dtype(spec.dtype)
+        self.dims = ("sample", *spec.dims)
+        self.source_dtype = spec.source_dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory of the whole array."""
+        return self._spec.sample_bytes * self.shape[0]
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
+        """Iterate over all samples in the order in which they are stored, about 16 MB at a time.
+
+        Gives the number of the first sample of a block, and its values, shape ``(n, …)``. Nothing
+        is read twice.
+
+        >>> import numpy as np, torch, stratascope as ss
+        >>> data = np.ones((300, 1, 10), "float32")
+        >>> store = ss.extract(torch.nn.Conv1d(1, 4, 3), data, "model", to="blocks.zarr")
+        >>> [(start, values.shape) for start, values in store["model"].blocks()]
+        [(0, (300, 4, 8))]
+        """
+        row = self._spec.chunk[0]
+        step = row * max(1, _BLOCK_BYTES // max(1, row * self._spec.sample_bytes))
+        for start in range(0, len(self), step):
+            yield start, self[start : start + step]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[np.ndarray[Any, Any]]:
+        for _, values in self.blocks():
+            yield from values
+
+    def __getitem__(self, index: Any) -> np.ndarray[Any, Any]:
+        # The files may have grown since: ends are those that this array was opened with.
+        chosen = parse_index(index, self.shape, self.dims)
+        self._check_held(chosen.parts[0])
+        try:
+            return chosen.arrange(self._reader.read(chosen.parts))
+        except DamageError as damage:
+            raise self._describe(damage) from damage
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if copy is False:
+            raise ValueError("a stored array must be copied to become a NumPy array")
+        return np.asarray(self[:], dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"StoredArray {self._name} {self.shape} {self.dtype}"
+
+    @property
+    def _name(self) -> str:
+        return f"'{self._spec.site}'" + (f" [{self._spec.place}]" if self._spec.place else "")
+
+    def _check_held(self, part: Part) -> None:
+        """Refuse samples that are not there, rather than give what an earlier run left of them."""
+        if self._store.complete:
+            return
+        wanted = np.atleast_1d(np.arange(self.shape[0])[part])
+        if not self._store.holds(wanted):
+            raise describe_owed(self._store)
+
+    def _describe(self, damage: DamageError) -> StoreError:
+        samples = damage.samples
+        named = name_samples(samples.start, min(samples.stop, self.shape[0]) - 1)
+        return StoreError(
+            f"step {self._store.step}, site {self._name}, samples {named} cannot be read: "
+            f"{damage}. Other samples and sites are not touched"
+        )
+
+
+def describe_owed(store: "Store") -> StoreError:
+    """Say which samples of an unfinished step are there, and how to come by the others."""
+    ranges = store.committed_ranges()
+    listed = ", ".join(name_samples(span.start, span.stop - 1) for span in ranges) or "none"
+    first = ranges[0] if ranges else range(0)
+    remedy = f", or read those only, as store[site][{first.start}:{first.stop}]" if ranges else ""
+    return StoreError(
+        f"{store.path} is incomplete: of step {store.step} samples {listed} are there. Run the "
+        f"same extract again with resume=True (--resume){remedy}"
+    )

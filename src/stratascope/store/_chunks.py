@@ -1,0 +1,292 @@
+"""Reading the chunks of an array straight from its files, each checked by its checksum."""
+
+import functools
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+from numcodecs.blosc import Blosc
+from numcodecs.zstd import Zstd
+
+from stratascope.store._index import Part
+from stratascope.store._layout import COORDINATE_CHUNK
+
+_CRC_BYTES = 4
+_ENTRY_BYTES = 16
+_NEVER_WRITTEN = 2**64 - 1
+_READ_AT_ONCE = 4 * 1024 * 1024
+_KEPT_INDICES = 256
+
+ShardIndex = np.ndarray[Any, Any]
+
+
+class DamageError(Exception):
+    """Values that were written and cannot be had.
+
+    Attributes:
+        path: The file.
+        samples: Whose values they are, to the end of a chunk or a shard.
+        problem: What a sentence that begins with the file says of it.
+    """
+
+    def __init__(self, path: Path, samples: range, problem: str) -> None:
+        super().__init__(f"{path} {problem}")
+        self.path, self.samples, self.problem = path, samples, problem
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How an array is cut and encoded, as its own metadata say.
+
+    Attributes:
+        shard: Shape of a shard.
+        chunk: Shape of a chunk.
+        dtype: Type of the values as they lie in a chunk.
+        decompress: Takes the bytes of a chunk, without its checksum.
+    """
+
+    shard: tuple[int, ...]
+    chunk: tuple[int, ...]
+    dtype: np.dtype[Any]
+    decompress: Callable[[bytes], bytes]
+
+    @classmethod
+    def read(cls, path: Path) -> "Encoding":
+        """Read it from the ``zarr.json`` of an array.
+
+        Raises:
+            DamageError: The file does not describe an array of this layout.
+        """
+        try:
+            plain = json.loads(path.read_text())
+            (sharding,) = plain["codecs"]
+            _, compressor, _ = sharding["configuration"]["codecs"]
+            return cls(
+                tuple(plain["chunk_grid"]["configuration"]["chunk_shape"]),
+                tuple(sharding["configuration"]["chunk_shape"]),
+                np.dtype(plain["data_type"]).newbyteorder("<"),
+                {"blosc": Blosc().decode, "zstd": Zstd().decode}[compressor["name"]],
+            )
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            problem = f"does not describe an array of this layout ({error!r})"
+            raise DamageError(path, range(sys.maxsize), problem) from error
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of chunks of a shard along each axis."""
+        return tuple(size // part for size, part in zip(self.shard, self.chunk, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What of one axis lies in one chunk: where in the chunk, and where in the result."""
+
+    chunk: int
+    inside: slice | np.ndarray[Any, Any]
+    into: slice | np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A chunk's place in its shard, and what is wanted of it along each axis."""
+
+    offset: int
+    length: int
+    cuts: tuple[_Cut, ...]
+
+
+class ShardReader:
+    """Reads parts of one array, in any number of threads.
+
+    The index of a shard is kept once it was read: a part of one chunk then costs one read.
+
+    Args:
+        folder: The array's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._indices: dict[int, tuple[tuple[int, ...], ShardIndex]] = {}
+
+    @functools.cached_property
+    def encoding(self) -> Encoding:
+        """How the array is cut and encoded."""
+        return Encoding.read(self._folder / "zarr.json")
+
+    def read(self, parts: Sequence[Part]) -> np.ndarray[Any, Any]:
+        """Read what some numbers of each axis have in common.
+
+        Args:
+            parts: One for each axis, counted from the start; a number gives an axis of one.
+
+        Raises:
+            DamageError: A file is not there, or is not what was written.
+        """
+        encoding = self.encoding
+        ranges = [slice(part, part + 1, 1) if isinstance(part, int) else part for part in parts]
+        axes = [_cut_axis(part, size) for part, size in zip(ranges, encoding.chunk, strict=True)]
+        dtype = encoding.dtype.newbyteorder("=")
+        values = np.empty([_count(part) for part in ranges], dtype=dtype)
+        height = encoding.grid[0]
+        for unit, rows in itertools.groupby(axes[0], key=lambda cut: cut.chunk // height):
+            with self._open(unit) as file:
+                index = self._index(unit, file)
+                wanted = itertools.product(rows, *axes[1:])
+                pieces = [self._locate(unit, index, cuts) for cuts in wanted]
+                for piece, content in _read_pieces(file, pieces):
+                    chunk = self._decode(unit, piece, content)
+                    into = tuple(cut.into for cut in piece.cuts)
+                    values[into] = chunk[tuple(cut.inside for cut in piece.cuts)]
+        return values
+
+    def path(self, unit: int) -> Path:
+        """Give the file of a unit."""
+        return self._folder.joinpath("c", str(unit), *["0"] * (len(self.encoding.shard) - 1))
+
+    @contextmanager
+    def _open(self, unit: int) -> Generator[BinaryIO]:
+        try:
+            with self.path(unit).open("rb", buffering=0) as file:
+                yield file
+        except FileNotFoundError as error:
+            raise self._damage(unit, "is not there") from error
+        except OSError as error:
+            raise self._damage(unit, f"cannot be read ({error.strerror})") from error
+
+    def _index(self, unit: int, file: BinaryIO) -> ShardIndex:
+        """Read where the chunks of a shard lie, or recall it if the file is still the same."""
+        found = os.fstat(file.fileno())
+        stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
+        known = self._indices.get(unit)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        grid = self.encoding.grid
+        size = _ENTRY_BYTES * int(np.prod(grid))
+        if found.st_size < size + _CRC_BYTES:
+            problem = "is empty" if found.st_size == 0 else "is cut off"
+            raise self._damage(unit, problem)
+        file.seek(-size - _CRC_BYTES, os.SEEK_END)
+        content = file.read(size + _CRC_BYTES)
+        if not _is_whole(content):
+            raise self._damage(unit, "is damaged: its index has another checksum")
+        index = np.frombuffer(content, "<u8", count=size // 8).reshape(*grid, 2)
+        if len(self._indices) >= _KEPT_INDICES:
+            self._indices.clear()
+        self._indices[unit] = (stamp, index)
+        return index
+
+    def _locate(self, unit: int, index: ShardIndex, cuts: tuple[_Cut, ...]) -> _Piece:
+        row = cuts[0].chunk % self.encoding.grid[0]
+        offset, length = map(int, index[(row, *(cut.chunk for cut in cuts[1:]))])
+        if offset == _NEVER_WRITTEN:
+            raise self._damage(unit, "lacks a chunk", cuts[0].chunk)
+        return _Piece(offset, length, cuts)
+
+    def _decode(self, unit: int, piece: _Piece, content: bytes) -> np.ndarray[Any, Any]:
+        row, encoding = piece.cuts[0].chunk, self.encoding
+        if len(content) != piece.length or not _is_whole(content):
+            raise self._damage(unit, "is damaged: a chunk has another checksum", row)
+        try:
+            plain = encoding.decompress(content[:-_CRC_BYTES])
+            return np.frombuffer(plain, encoding.dtype).reshape(encoding.chunk)
+        except (RuntimeError, ValueError) as error:
+            problem = f"is damaged: a chunk cannot be unpacked ({error})"
+            raise self._damage(unit, problem, row) from error
+
+    def _damage(self, unit: int, problem: str, row: int | None = None) -> DamageError:
+        """Describe damage to a whole shard, or to one row of the array's chunks."""
+        whole = row is None
+        number, shape = (unit, self.encoding.shard) if whole else (row, self.encoding.chunk)
+        samples = range(number * shape[0], (number + 1) * shape[0])
+        return DamageError(self.path(unit), samples, problem)
+
+
+def read_coordinate(folder: Path, samples: int) -> np.ndarray[Any, Any]:
+    """Read the index in the data set of the first samples, int64.
+
+    Raises:
+        DamageError: A file is not there, or is not what was written.
+    """
+    values = np.empty(samples, np.int64)
+    for first in range(0, samples, COORDINATE_CHUNK):
+        path = folder / "c" / str(first // COORDINATE_CHUNK)
+        whole = range(first, min(first + COORDINATE_CHUNK, samples))
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DamageError(path, whole, f"cannot be read ({error.strerror})") from error
+        if not _is_whole(content):
+            raise DamageError(path, whole, "is damaged: it has another checksum")
+        plain = Zstd().decode(content[:-_CRC_BYTES])
+        values[first : whole.stop] = np.frombuffer(plain, "<i8", count=len(whole))
+    return values
+
+
+def _is_whole(content: bytes) -> bool:
+    """Tell whether bytes end with their own checksum."""
+    body, checksum = content[:-_CRC_BYTES], content[-_CRC_BYTES:]
+    return google_crc32c.value(body) == int.from_bytes(checksum, "little")
+
+
+def _cut_axis(part: slice | np.ndarray[Any, Any], size: int) -> list[_Cut]:
+    """Sort the numbers of one axis by the chunks of a size in which they lie."""
+    return list(_cut_slice(part, size) if isinstance(part, slice) else _cut_list(part, size))
+
+
+def _cut_slice(part: slice, size: int) -> Iterator[_Cut]:
+    wanted = range(part.start, part.stop, part.step)
+    place = 0
+    while place < len(wanted):
+        chunk, first = divmod(wanted[place], size)
+        count = min(len(wanted) - place, -(-(size - first) // part.step))
+        yield _Cut(
+            chunk,
+            slice(first, first + (count - 1) * part.step + 1, part.step),
+            slice(place, place + count),
+        )
+        place += count
+
+
+def _cut_list(part: np.ndarray[Any, Any], size: int) -> Iterator[_Cut]:
+    chunks = part // size
+    order = np.argsort(chunks, kind="stable")
+    ends = np.flatnonzero(np.diff(chunks[order])) + 1
+    for places in np.split(order, ends) if len(part) else ():
+        chunk = int(chunks[places[0]])
+        yield _Cut(chunk, part[places] - chunk * size, places)
+
+
+def _count(part: slice | np.ndarray[Any, Any]) -> int:
+    return len(range(part.start, part.stop, part.step) if isinstance(part, slice) else part)
+
+
+def _read_pieces(file: BinaryIO, pieces: Iterable[_Piece]) -> Iterator[tuple[_Piece, bytes]]:
+    """Read pieces, those that lie side by side at once."""
+    run: list[_Piece] = []
+    for piece in sorted(pieces, key=lambda piece: piece.offset):
+        if run and (
+            piece.offset != run[-1].offset + run[-1].length
+            or piece.offset + piece.length - run[0].offset > _READ_AT_ONCE
+        ):
+            yield from _read_run(file, run)
+            run.clear()
+        run.append(piece)
+    if run:
+        yield from _read_run(file, run)
+
+
+def _read_run(file: BinaryIO, run: Sequence[_Piece]) -> Iterator[tuple[_Piece, bytes]]:
+    begin = run[0].offset
+    file.seek(begin)
+    content = file.read(run[-1].offset + run[-1].length - begin)
+    for piece in run:
+        place = piece.offset - begin
+        yield piece, content[place : place + piece.length]
