@@ -24,7 +24,12 @@ ROOT_NAME = "model"
 Selector = Any
 """A site name, a `Site`, a module, a module class, or a predicate ``(name, module) -> bool``."""
 
-_WRAPPED = "_orig_mod"
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+}
+"""Classes that hold a network only to run it in another way, and where they hold it."""
 
 _SUFFIX = re.compile(r"(?P<body>.*?)(?:@(?P<call>[^@:]*))?(?::(?P<port>[^@:]*))?", re.DOTALL)
 _CLASS_INDEX = re.compile(r"(?P<name>[A-Za-z_]\w*)\[(?P<index>\*|-?\d+)\]")
@@ -122,13 +127,16 @@ class ModuleTable:
     """The modules of a model by name, every name of a shared module included.
 
     Attributes:
-        modules: First name to module, in the model's order; ``""`` is the model.
+        modules: First name to module, in the model's order; ``""`` is the model. What torch.compile
+            or DistributedDataParallel wraps stands under the name of the wrapper, and the wrapper
+            nowhere, so that names are the same with it and without.
         aliases: Every further name of a shared module to its first name.
+        wrapped: Every name that goes through a wrapper, as in ``named_modules``, to the first name.
         is_operation: Tells whether a name can be that of an operation, such as ``add_1``; by
             default none can.
     """
 
-    __slots__ = ("aliases", "is_operation", "modules")
+    __slots__ = ("aliases", "is_operation", "modules", "wrapped")
 
     def __init__(self, model: Any, is_operation: Callable[[str], bool] | None = None) -> None:
         if isinstance(model, type) or not hasattr(model, "named_modules"):
@@ -137,29 +145,63 @@ class ModuleTable:
         self.modules: dict[str, Any] = {}
         self.aliases: dict[str, str] = {}
         first: dict[int, str] = {}
-        for path, module in model.named_modules(remove_duplicate=False):
-            if hasattr(module, _WRAPPED):
-                # What torch.compile wraps comes next, and goes under the name of the wrapper.
+        paths: dict[str, str] = {"": ""}
+        full: str
+        for full, module in model.named_modules(remove_duplicate=False):
+            parent, _, last = full.rpartition(".")
+            path = paths.setdefault(full, _join(paths.get(parent, parent), last))
+            place = _find_wrapped(module)
+            if place is not None:
+                paths[_join(full, place)] = path
                 continue
-            path = ".".join(part for part in path.split(".") if part != _WRAPPED)
             known = first.setdefault(id(module), path)
             if known == path:
                 self.modules[path] = module
             else:
                 self.aliases[path] = known
+        self.wrapped = {
+            full: self.aliases.get(path, path)
+            for full, path in paths.items()
+            if full not in self.modules and full not in self.aliases
+        }
 
     def resolve(self, path: str) -> str | None:
         """Find the first name behind a name, or None."""
         if path in self.modules:
             return path
-        if path in self.aliases:
-            return self.aliases[path]
-        return "" if path == ROOT_NAME else None
+        first = self.aliases.get(path, self.wrapped.get(path))
+        return "" if first is None and path == ROOT_NAME else first
 
     def names(self) -> Iterator[str]:
         """Iterate over all names but the model's own empty one."""
         yield from (path for path in self.modules if path)
         yield from self.aliases
+
+
+def unwrap(module: Any) -> Any:
+    """Give the network that DistributedDataParallel, DataParallel or torch.compile wraps.
+
+    >>> import torch
+    >>> network = torch.nn.Linear(3, 2)
+    >>> unwrap(torch.nn.DataParallel(network)) is unwrap(network) is network
+    True
+    """
+    while (place := _find_wrapped(module)) is not None:
+        module = getattr(module, place)
+    return module
+
+
+def _find_wrapped(module: Any) -> str | None:
+    """Tell where a wrapper holds its network; None for a module that is none."""
+    for base in type(module).__mro__:
+        place = _WRAPPERS.get(base.__name__)
+        if place is not None and hasattr(getattr(module, place, None), "named_modules"):
+            return place
+    return None
+
+
+def _join(parent: str, name: str) -> str:
+    return f"{parent}.{name}" if parent else name
 
 
 def match_sites(table: ModuleTable, selectors: Selector | Iterable[Selector]) -> tuple[Match, ...]:
@@ -200,7 +242,8 @@ def _match_one(
     if isinstance(selector, Site):
         return _match_site(table, selector)
     if hasattr(selector, "named_modules") and not isinstance(selector, type):
-        paths = [path for path, module in table.modules.items() if module is selector]
+        wanted = unwrap(selector)
+        paths = [path for path, module in table.modules.items() if module is wanted]
         name, problem = _describe(selector), "is not part of the model"
     elif isinstance(selector, type):
         paths = [path for path, module in table.modules.items() if isinstance(module, selector)]
@@ -264,7 +307,7 @@ def _match_operations(table: ModuleTable, text: str, wanted: Site) -> tuple[Matc
     if table.is_operation is None or not table.is_operation(name):
         return ()
     owners = [""] if not parent else _match_body(table, text, parent)[0]
-    paths = {owner: f"{owner}.{name}" if owner else name for owner in owners}
+    paths = {owner: _join(owner, name) for owner in owners}
     return tuple(
         Match(text, path, wanted.port, wanted.call, owner=owner) for owner, path in paths.items()
     )
@@ -286,7 +329,9 @@ def _match_body(
     if _GLOB.search(body):
         pattern = _compile_glob(body)
         paths = [path for path in table.names() if pattern.fullmatch(path)]
-        first = dict.fromkeys(table.aliases.get(path, path) for path in paths)
+        # Only then, as *.conv must not be the conv of every network in a wrapper.
+        paths = paths or [path for path in table.wrapped if pattern.fullmatch(path)]
+        first = dict.fromkeys(known for path in paths if (known := table.resolve(path)) is not None)
         return list(first), None
     return [], None
 
@@ -316,10 +361,27 @@ def parse_class_index(body: str) -> tuple[str, int | None] | None:
 
 def class_names(module: Any) -> list[str]:
     """List the names by which ``Name[k]`` knows a module: its class and the bases below Module."""
-    names = [base.__name__ for base in type(module).__mro__]
+    names = [base.__name__ for base in _own_classes(module)]
     # The last one is torch's; a network may call a class of its own by that name too.
     ends = [index for index, name in enumerate(names) if name == "Module"]
     return names[: ends[-1]] if ends else names
+
+
+def class_name(module: Any) -> str:
+    """Name a module's class, as it was before ``fully_shard`` put another in its place.
+
+    >>> import torch
+    >>> class_name(torch.nn.Tanh())
+    'Tanh'
+    """
+    return _own_classes(module)[0].__name__
+
+
+def _own_classes(module: Any) -> tuple[type, ...]:
+    classes = type(module).__mro__
+    # FSDPConv1d, FSDPModule, Conv1d, …
+    ends = [index for index, kind in enumerate(classes) if kind.__name__ == "FSDPModule"]
+    return classes[ends[-1] + 1 :] if ends else classes
 
 
 @lru_cache(maxsize=256)
@@ -401,10 +463,10 @@ def _candidates(table: ModuleTable) -> list[str]:
     classes: dict[str, None] = {}
     for path, module in table.modules.items():
         if path:
-            classes[f"{type(module).__name__}[*]"] = None
-            classes[f"{type(module).__name__}[1]"] = None
+            classes[f"{class_name(module)}[*]"] = None
+            classes[f"{class_name(module)}[1]"] = None
     # A bare class name is the likeliest slip of all.
-    return [*table.names(), *classes]
+    return [*table.names(), *table.wrapped, *classes]
 
 
 def _how_to_list(table: ModuleTable) -> str:

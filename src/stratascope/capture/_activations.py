@@ -169,6 +169,11 @@ class Activations(Mapping[Site, Any]):
         indexed = parse_class_index(path)
         if indexed is not None and indexed[1] is not None:
             return self._recording.ordinals.get((indexed[0], indexed[1]), path)
+        # An operation goes by every name of the module in which it runs.
+        parent, _, operation = path.rpartition(".")
+        owner = self._recording.aliases.get(parent)
+        if owner is not None:
+            return f"{owner}.{operation}" if owner else operation
         return "" if path == ROOT_NAME else path
 
     def _site(self, key: Key) -> Site:

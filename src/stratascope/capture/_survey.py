@@ -12,7 +12,15 @@ from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors, named_tensors
 from stratascope.capture._tap import tap
 from stratascope.errors import CaptureError, SiteNotFoundError
-from stratascope.sites import Match, ModuleTable, Selector, Site, match_sites
+from stratascope.sites import (
+    Match,
+    ModuleTable,
+    Selector,
+    Site,
+    class_name,
+    match_sites,
+    unwrap,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,8 @@ def survey(
     # Copies, as a network may write into its input.
     copies = map_tensors(snapshot, tuple(example))
     with probing(model), tap(model, sites) as acts:
-        model(*copies)
+        # Not through DistributedDataParallel, where one process would wait for the others.
+        unwrap(model)(*copies)
     return tuple(_describe(table, site, acts) for site in acts)
 
 
@@ -140,7 +149,7 @@ def _describe(table: ModuleTable, site: Site, acts: Activations | None) -> SiteI
     tensors: dict[str, Tensor] = {} if acts is None else dict(named_tensors(acts[site]))
     return SiteInfo(
         site=site,
-        kind="operation" if module is None else type(module).__name__,
+        kind="operation" if module is None else class_name(module),
         parameters=0 if module is None else sum(p.numel() for p in module.parameters()),
         shapes={place: tuple(tensor.shape) for place, tensor in tensors.items()},
         dtype=next((str(t.dtype).removeprefix("torch.") for t in tensors.values()), ""),

@@ -138,7 +138,7 @@ class Tap(AbstractContextManager[Activations]):
         self._after_each = after_each
         self._by_reference = by_reference
         self._watch: OperationWatch | None = None
-        aliases = dict(table.aliases)
+        aliases = {**table.wrapped, **table.aliases}
         if child := table.resolve(ROOT_NAME):
             # A child of that name takes it from the root, also where only the root is captured.
             aliases[ROOT_NAME] = child
@@ -266,6 +266,7 @@ class Tap(AbstractContextManager[Activations]):
     def _attach(self, model: nn.Module, table: ModuleTable) -> None:
         root = table.modules[""]
         _check_hookable("", root)
+        _check_runs_itself(model)
         add = self._handles.append
         try:
             self._handles += run_uncompiled(model)
@@ -559,6 +560,15 @@ def _check_hookable(path: str, module: nn.Module) -> None:
         raise CaptureError(
             f"'{path or ROOT_NAME}' is TorchScript, which calls no hooks of Python: tap the "
             "network before torch.jit.script or torch.jit.trace"
+        )
+
+
+def _check_runs_itself(model: nn.Module) -> None:
+    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+        raise CaptureError(
+            f"the model is DataParallel over {len(model.device_ids)} devices, which runs copies of "
+            "the network that its hooks do not reach: use DistributedDataParallel, as PyTorch "
+            "advises, or run its module on one device"
         )
 
 
