@@ -4,6 +4,7 @@ from stratascope.capture._activations import Activations
 from stratascope.capture._allocator import tune_allocator
 from stratascope.capture._modes import evaluating
 from stratascope.capture._snapshot import copies_on_write
+from stratascope.capture._staging import Staged, stage
 from stratascope.capture._structure import map_tensors, named_tensors
 from stratascope.capture._submodel import Submodel, split, submodel
 from stratascope.capture._survey import SiteInfo, match_forward_sites, select, survey
@@ -13,6 +14,7 @@ from stratascope.capture._trace import Trace, debug, trace
 __all__ = [
     "Activations",
     "SiteInfo",
+    "Staged",
     "Submodel",
     "Tap",
     "Trace",
@@ -24,6 +26,7 @@ __all__ = [
     "named_tensors",
     "select",
     "split",
+    "stage",
     "submodel",
     "survey",
     "tap",

@@ -6,12 +6,20 @@ from typing import Any
 
 from torch import Tensor
 
-from stratascope.capture._structure import named_tensors
+from stratascope.capture._staging import Staged
+from stratascope.capture._structure import collect_tensors, named_tensors
+from stratascope.capture._tables import lay_out_html
 from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import ROOT_NAME, Port, Site, parse_class_index, suggest
 
 Key = tuple[str, Port, int]
 """Path, port and call number of one captured value."""
+
+
+def name_key(key: Key) -> Site:
+    """Name a value while its forward runs, when nobody knows yet how many calls there will be."""
+    path, port, call = key
+    return Site(path, port, call if call > 1 else None)
 
 
 @dataclass(slots=True)
@@ -26,6 +34,7 @@ class Recording:
         state: Why nothing more is captured, or ``""``.
         versions: For values that are no copies, their tensors and how often those had been written
             to when they were captured.
+        sizes: How many bytes each value takes, where they are counted.
     """
 
     values: dict[Key, Any] = field(default_factory=dict)
@@ -34,24 +43,41 @@ class Recording:
     aliases: dict[str, str] = field(default_factory=dict)
     state: str = ""
     versions: dict[Key, list[tuple[Tensor, int]]] = field(default_factory=dict)
+    sizes: dict[Key, int] = field(default_factory=dict)
 
     def restart(self) -> None:
         """Forget the last forward; who still holds its dictionaries keeps them untouched."""
-        self.values, self.counts, self.ordinals, self.versions = {}, {}, {}, {}
+        self.values, self.counts, self.ordinals = {}, {}, {}
+        self.versions, self.sizes = {}, {}
+
+    def share(self) -> "Recording":
+        """Give this forward a recording of its own, which writes to the same dictionaries."""
+        return Recording(
+            self.values,
+            self.counts,
+            self.ordinals,
+            self.aliases,
+            versions=self.versions,
+            sizes=self.sizes,
+        )
 
     def hand_over(self) -> "Recording":
         """Give away what was recorded, and begin anew."""
-        given = Recording(
-            self.values, self.counts, self.ordinals, self.aliases, versions=self.versions
-        )
+        given = self.share()
         self.restart()
         return given
 
-    def check_unwritten(self, key: Key) -> None:
-        """Make sure that a value which is no copy still is what flowed.
+    def drop(self, key: Key) -> None:
+        """Let go of a value that turned out to be unwanted."""
+        del self.values[key]
+        self.sizes.pop(key, None)
+        self.versions.pop(key, None)
+
+    def read(self, key: Key) -> Any:
+        """Give a value, once it is on the host where it goes there.
 
         Raises:
-            CaptureError: Something has written into it.
+            CaptureError: It is no copy, and something has written into it since.
         """
         for tensor, version in self.versions.get(key, ()):
             if tensor._version != version:
@@ -59,6 +85,13 @@ class Recording:
                     f"'{key[0]}' was captured with copy=False and has been written to since, so "
                     "what flowed is lost: leave copy out, which costs nothing until such a write"
                 )
+        value = self.values[key]
+        return value.wait() if isinstance(value, Staged) else value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Neither a copy under way nor the number of writes can be taken along.
+        values = {key: self.read(key) for key in self.values}
+        return Recording, (values, self.counts, self.ordinals, self.aliases, self.state)
 
     def count(self, path: str, port: Port) -> int:
         """Tell how often a module ran in this forward; its gradients belong to its outputs."""
@@ -111,7 +144,7 @@ class Activations(Mapping[Site, Any]):
         keys = [key for key in self._recording.values if key[:2] == (wanted.path, wanted.port)]
         if not keys:
             raise self._not_found(str(name))
-        return tuple(self._recording.values[key] for key in sorted(keys, key=lambda key: key[2]))
+        return tuple(self._recording.read(key) for key in sorted(keys, key=lambda key: key[2]))
 
     def __getitem__(self, name: str | Site) -> Any:
         wanted = self._parse(name)
@@ -126,8 +159,7 @@ class Activations(Mapping[Site, Any]):
         key = (wanted.path, wanted.port, call)
         if key not in self._recording.values:
             raise self._not_found(str(name))
-        self._recording.check_unwritten(key)
-        return self._recording.values[key]
+        return self._recording.read(key)
 
     def _refuse_to_choose(self, name: str | Site, wanted: Site, count: int) -> None:
         keys = [key for key in self._recording.values if key[:2] == (wanted.path, wanted.port)]
@@ -147,10 +179,22 @@ class Activations(Mapping[Site, Any]):
     def __repr__(self) -> str:
         if not self._recording.values:
             return "Activations(empty: no forward has been captured yet)"
-        rows = [(str(site), _describe(value)) for site, value in self.items()]
+        values = self._recording.values.items()
+        rows = [(str(self._site(key)), _describe(value)) for key, value in values]
         width = max(len(name) for name, _ in rows)
         listed = "\n".join(f"  {name:<{width}}  {kind}" for name, kind in rows)
         return f"Activations of {len(rows)} sites\n{listed}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [
+                str(site),
+                _describe(value),
+                f"{sum(tensor.nbytes for tensor in collect_tensors([value])) / 1e6:.3g}",
+            ]
+            for site, value in self.items()
+        ]
+        return lay_out_html([repr(self).splitlines()[0]], ["site", "value", "MB"], rows)
 
     def _parse(self, name: str | Site) -> Site:
         if isinstance(name, Site):
@@ -211,6 +255,8 @@ def number_calls(acts: Activations, sites: Iterable[Site]) -> None:
 
 
 def _describe(value: Any) -> str:
+    if isinstance(value, Staged):
+        value = value.value
     if isinstance(value, Tensor):
         return _describe_tensor(value)
     tensors = list(named_tensors(value))

@@ -1,6 +1,5 @@
 """The route by hooks: the model runs as it always does, and the chosen sites are kept."""
 
-import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -12,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from stratascope.capture._activations import Activations, Key, Recording
+from stratascope.capture._activations import Activations, Key, Recording, name_key
+from stratascope.capture._budget import count_bytes, describe_excess
 from stratascope.capture._compiled import run_uncompiled
 from stratascope.capture._hooks import Hook
 from stratascope.capture._operations import is_operation
+from stratascope.capture._running import in_backward, is_nested
+from stratascope.capture._staging import stage
 from stratascope.capture._structure import map_tensors, name_arguments, named_tensors
 from stratascope.capture._take import make_take
 from stratascope.capture._wanted import Wanted, is_match, was_reached
@@ -31,12 +33,6 @@ from stratascope.sites import (
     match_sites,
     suggest,
 )
-
-# The one frame that every call of a module leaves on the stack.
-_CALL_CODE = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage]
-
-# Tells a backward that runs: there, checkpointing runs parts of a forward once more.
-_current_graph_task = torch._C._current_graph_task_id  # pyright: ignore[reportPrivateUsage]
 
 # Stands in a remembered structure where a tensor was.
 _PLACE = torch.empty(0)
@@ -55,6 +51,7 @@ def tap(
     transform: Callable[[Tensor], Tensor] | None = None,
     every: int = 1,
     on_capture: OnCapture | None = None,
+    max_bytes: int | None = None,
 ) -> "Tap":
     """Keep what chosen sites of a model hold in each forward, by hooks that can be removed.
 
@@ -70,7 +67,8 @@ def tap(
         detach: Cut the values off the autograd graph; False keeps it, for a loss on an activation.
         copy: True copies every value at once; False keeps references, and reading one that was
             written to since is an error; None, the default, copies when somebody writes.
-        device: Where to put the values; None leaves them where they are.
+        device: Where to put the values; None leaves them where they are. ``"cpu"`` copies from a
+            CUDA device while the forward goes on, and who reads a value waits for its copy.
         dtype: What floating-point tensors are cast to; None leaves them as they are.
         transform: Applied to each captured tensor first, on its own device: pool, slice, reduce.
             It works on a copy of its own, so it may write.
@@ -78,14 +76,18 @@ def tap(
         on_capture: Called with each site and value as it is captured; nothing is kept then. The
             first call of a module comes under its plain name, the k-th under ``name@k``; calls
             counted from the last come when the forward is over, for only then they are known.
+        max_bytes: The most that the values kept of one forward may take, gradients included; a
+            forward that needs more is let go of, and raises. Each value counts in full
+            (``nbytes``), also where it still shares memory with another.
 
     Returns:
         A `Tap`; its ``activations``, also what ``with`` binds, hold the last captured forward.
 
     Raises:
         SiteNotFoundError: A selector matches nothing; the message lists near names.
-        CaptureError: At the end of the ``with``: a selector's sites never ran. From the forward:
-            ``transform`` or ``on_capture`` failed; the message names the site.
+        CaptureError: At the end of the ``with``: a selector's sites never ran. From the forward,
+            or the backward for gradients: ``transform`` or ``on_capture`` failed, or the values
+            take more than ``max_bytes``; the message names the sites.
 
     >>> import torch, stratascope as ss
     >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU(inplace=True))
@@ -100,8 +102,28 @@ def tap(
         raise TypeError(f"dtype must be a torch.dtype such as torch.float16, got {dtype!r}")
     if copy is False and not (device is dtype is transform is None):
         raise ValueError("copy=False keeps values as they are: leave out device, dtype, transform")
-    take = make_take(copy=copy, detach=detach, device=device, dtype=dtype, transform=transform)
-    return Tap(model, sites, take, every=every, on_capture=on_capture, by_reference=copy is False)
+    if max_bytes is not None and max_bytes < 1:
+        raise ValueError(f"max_bytes must be at least 1, got {max_bytes!r}")
+    # A callback gets its values at once, so there is no time in which to copy them.
+    to_host = device is not None and torch.device(device).type == "cpu" and on_capture is None
+    take = make_take(
+        copy=copy,
+        detach=detach,
+        # Cast first: torch copies to slower memory where it has to cast on the way.
+        device=None if to_host else device,
+        dtype=dtype,
+        transform=transform,
+    )
+    return Tap(
+        model,
+        sites,
+        take,
+        every=every,
+        on_capture=on_capture,
+        by_reference=copy is False,
+        to_host=to_host,
+        max_bytes=max_bytes,
+    )
 
 
 class Tap(AbstractContextManager[Activations]):
@@ -128,6 +150,8 @@ class Tap(AbstractContextManager[Activations]):
         on_capture: OnCapture | None = None,
         after_each: Callable[[Key], None] | None = None,
         by_reference: bool = False,
+        to_host: bool = False,
+        max_bytes: int | None = None,
     ) -> None:
         table = ModuleTable(model, is_operation)
         self._matches = match_sites(table, sites)
@@ -137,6 +161,9 @@ class Tap(AbstractContextManager[Activations]):
         self._on_capture = on_capture
         self._after_each = after_each
         self._by_reference = by_reference
+        self._to_host = to_host
+        self._max_bytes = max_bytes
+        self._stores_plainly = not (by_reference or to_host or max_bytes is not None)
         self._watch: OperationWatch | None = None
         aliases = {**table.wrapped, **table.aliases}
         if child := table.resolve(ROOT_NAME):
@@ -327,7 +354,7 @@ class Tap(AbstractContextManager[Activations]):
         if self._is_foreign(module, self._root):
             return
         # A forward left by KeyboardInterrupt never told that it ended.
-        if self._depth > 0 and not _is_nested(module):
+        if self._depth > 0 and not is_nested(module):
             self._depth = 0
         # A model that calls itself is still one forward.
         if self._depth == 0:
@@ -372,18 +399,24 @@ class Tap(AbstractContextManager[Activations]):
 
     def _settle_calls(self) -> None:
         """Sort out the calls that count from the last, now that their number is known."""
-        values, ordinals = self._recording.values, self._recording.ordinals
-        for key in list(values):
+        recording = self._recording
+        for key in list(recording.values):
             path, port, call = key
             wanted = self._wanted[path, port]
-            if not wanted.keeps(call, self._recording.count(path, port), ordinals):
-                del values[key]
+            if not wanted.keeps(call, recording.count(path, port), recording.ordinals):
+                recording.drop(key)
             elif self._on_capture is not None:
-                self._hand_over(key, values.pop(key))
+                try:
+                    value = recording.read(key)
+                except CaptureError as error:
+                    self._fail(key, "the capture", error)
+                else:
+                    self._hand_over(key, value)
+                recording.drop(key)
 
     def _is_foreign(self, module: nn.Module, own: int) -> bool:
         """Tell a copy of the model, to which deepcopy gave the hooks too, and a recomputation."""
-        return id(module) != own or (self._depth == 0 and _in_backward())
+        return id(module) != own or (self._depth == 0 and in_backward())
 
     def _make_numbering(
         self, own: int, path: str, names: set[str]
@@ -407,7 +440,7 @@ class Tap(AbstractContextManager[Activations]):
     def _make_output_hook(self, own: int, path: str, wanted: Wanted) -> Callable[..., None]:
         def keep_output(module: nn.Module, args: Any, output: Any) -> None:
             # As _is_foreign, without the price of a call.
-            if not self._armed or id(module) != own or (self._depth == 0 and _in_backward()):
+            if not self._armed or id(module) != own or (self._depth == 0 and in_backward()):
                 return
             call = self._count(path, "out")
             if wanted.every_call or wanted.may_pick(call, self._recording.ordinals):
@@ -452,7 +485,7 @@ class Tap(AbstractContextManager[Activations]):
         leaves = [tensor for _, tensor in named_tensors(output) if tensor.requires_grad]
         places = map_tensors(lambda tensor: _PLACE if tensor.requires_grad else None, output)
         # A backward that comes after the next forward belongs to this one all the same.
-        own = Recording(self._recording.values, self._recording.counts, self._recording.ordinals)
+        own = self._recording.share()
 
         def keep(found: Sequence[Tensor | None]) -> None:
             remaining = iter(found)
@@ -474,7 +507,7 @@ class Tap(AbstractContextManager[Activations]):
         removed = not self._handles
         if (removed and self._on_capture) or not (running or wanted.keeps(call, count, ordinals)):
             return
-        self._keep(key, gradient, own.values, settled=not running)
+        self._keep(key, gradient, own, settled=not running)
         self._unreached = [
             match
             for match in self._unreached
@@ -483,29 +516,59 @@ class Tap(AbstractContextManager[Activations]):
         ]
 
     def _keep(
-        self, key: Key, value: Any, values: dict[Key, Any] | None = None, *, settled: bool = False
+        self, key: Key, value: Any, own: Recording | None = None, *, settled: bool = False
     ) -> None:
         try:
             kept = self._take(value) if type(value) is Tensor else map_tensors(self._take, value)
         except Exception as error:  # noqa: BLE001 - the user's own code failed; raised when it is safe
             self._fail(key, "the capture", error)
             return
-        recording = self._recording
+        recording = self._recording if own is None else own
         if self._on_capture is not None and (
             settled or self._wanted[key[:2]].picks(key[2], recording.ordinals)
         ):
             self._hand_over(key, kept)
+        elif self._stores_plainly:
+            recording.values[key] = kept
         else:
-            (recording.values if values is None else values)[key] = kept
-            if self._by_reference:
-                recording.versions[key] = [(t, t._version) for _, t in named_tensors(kept)]
+            self._store(recording, key, kept)
         if self._after_each is not None:
             self._after_each(key)
+
+    def _store(self, recording: Recording, key: Key, value: Any) -> None:
+        """Store a value that is counted, sent to the host, or no copy."""
+        limit = self._max_bytes
+        if limit is not None and not self._fits(limit, recording, key, value):
+            return
+        if self._by_reference:
+            recording.versions[key] = [(t, t._version) for _, t in named_tensors(value)]
+        try:
+            recording.values[key] = stage(value) if self._to_host else value
+        except RuntimeError as error:
+            self._fail(key, "the copy to the host", error)
+
+    def _fits(self, limit: int, recording: Recording, key: Key, value: Any) -> bool:
+        """Count what a value takes, and let go of a forward that takes too much.
+
+        The rest of it is counted all the same, so that the error can name the biggest sites.
+        """
+        recording.sizes[key] = count_bytes(value)
+        if sum(recording.sizes.values()) <= limit:
+            return True
+        # What was handed over is not the tap's any more.
+        if recording.values is self._recording.values:
+            recording.values.clear()
+            recording.versions.clear()
+        failure = CaptureError(describe_excess(recording.sizes, limit))
+        if self._depth == 0 or not self._handles:
+            raise failure
+        self._failure = failure
+        return False
 
     def _hand_over(self, key: Key, value: Any) -> None:
         assert self._on_capture is not None
         try:
-            self._on_capture(_name(key), value)
+            self._on_capture(name_key(key), value)
         except Exception as error:  # noqa: BLE001 - the user's own code failed; raised when it is safe
             self._fail(key, "on_capture", error)
 
@@ -514,7 +577,7 @@ class Tap(AbstractContextManager[Activations]):
             failure = error
         else:
             failure = CaptureError(
-                f"{what} failed at '{_name(key)}': {type(error).__name__}: {error}"
+                f"{what} failed at '{name_key(key)}': {type(error).__name__}: {error}"
             )
             failure.__cause__ = error
         # Raised when the forward is over, so that a broken look never leaves it half done.
@@ -585,26 +648,6 @@ def _hook_each(
         return keep_one
 
     return [tensor.register_hook(make_hook(index)) for index, tensor in enumerate(tensors)]
-
-
-def _name(key: Key) -> Site:
-    path, port, call = key
-    return Site(path, port, call if call > 1 else None)
-
-
-def _in_backward() -> bool:
-    return _current_graph_task() != -1
-
-
-def _is_nested(module: nn.Module) -> bool:
-    """Tell whether a module's forward is running further up this stack."""
-    running = 0
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code is _CALL_CODE and frame.f_locals.get("self") is module:
-            running += 1
-        frame = frame.f_back
-    return running > 1
 
 
 def _arrange_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

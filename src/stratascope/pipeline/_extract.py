@@ -19,8 +19,8 @@ from stratascope.pipeline._transfer import (
     placed,
     run_forward,
     span,
-    stage,
     takes_all_cores,
+    to_host,
     to_numpy,
 )
 from stratascope.pipeline._values import (
@@ -220,7 +220,7 @@ class _Run:
                     f"{tuple(values[key].tensor.shape)} for the {batch.size} samples {span(batch)}"
                 )
         tensors = {key: values[key].tensor for key in wanted}
-        staged = {key: stage(tensor) for key, tensor in tensors.items()}
+        staged = {key: to_host(tensor) for key, tensor in tensors.items()}
         self._writer.write(batch.start, staged, wait=takes_all_cores(tensors.values()))
 
     def _make_spec(self, values: dict[str, Value], batch: Batch) -> StepSpec:

@@ -28,7 +28,7 @@ from stratascope.errors import DataError, StoreError, StratascopeError
 from stratascope.pipeline._extract import comparable, describe_settings, find_held
 from stratascope.pipeline._fingerprint import differences
 from stratascope.pipeline._source import Batch, digest_batch, make_source
-from stratascope.pipeline._transfer import placed, run_forward, stage, to_numpy
+from stratascope.pipeline._transfer import placed, run_forward, to_host, to_numpy
 from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds, parse_dtype
 from stratascope.sites import Selector
 from stratascope.store import UNIT_MULTIPLE, Paths, StepSpec, StepWriter
@@ -256,7 +256,7 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
         )
         if held is not None and held.arrays != arrays:
             raise self._refuse(number, "the shapes or types at the sites")
-        staged = {array.key: stage(values[array.key].tensor) for array in arrays}
+        staged = {array.key: to_host(values[array.key].tensor) for array in arrays}
         self._writing = self._writer.submit(_write_step, self.path, held or spec, staged)
         self._steps.append(number)
 

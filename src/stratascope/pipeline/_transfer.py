@@ -4,14 +4,13 @@ import itertools
 import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stratascope.capture import Activations, Tap, map_tensors, named_tensors
+from stratascope.capture import Activations, Staged, Tap, map_tensors, named_tensors, stage
 from stratascope.errors import DataError, StratascopeError, first_line
 from stratascope.pipeline._source import Batch
 from stratascope.store import name_samples
@@ -122,24 +121,10 @@ def span(batch: Batch) -> str:
     return name_samples(batch.start, batch.start + batch.size - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """A tensor on its way from a device to the host."""
-
-    host: Tensor
-    arrived: Any
-
-
-def stage(tensor: Tensor) -> Tensor | Staged:
+def to_host(tensor: Tensor) -> Staged:
     """Start the copy to the host, so that the next forward need not wait for it."""
-    if tensor.device.type != "cuda":
-        return tensor.cpu()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host.copy_(tensor, non_blocking=True)
-    arrived = torch.cuda.Event()
-    # The copy is in the queue of the tensor's device, which need not be the current one.
-    arrived.record(torch.cuda.current_stream(tensor.device))
-    return Staged(host, arrived)
+    # The order in which it is stored is made sooner on the device than on the host.
+    return stage(tensor.contiguous() if tensor.is_cuda else tensor)
 
 
 def takes_all_cores(tensors: Iterable[Tensor]) -> bool:
@@ -151,11 +136,9 @@ def takes_all_cores(tensors: Iterable[Tensor]) -> bool:
     return torch.get_num_threads() >= cores and all(t.device.type == "cpu" for t in tensors)
 
 
-def to_numpy(value: Tensor | Staged) -> np.ndarray[Any, Any]:
+def to_numpy(staged: Staged) -> np.ndarray[Any, Any]:
     """Give a captured tensor as an array; waits for its copy from a device."""
-    if isinstance(value, Staged):
-        value.arrived.synchronize()
-        value = value.host
+    value = staged.wait()
     if value.dtype == torch.bfloat16:
         value = value.float()
     return value.resolve_conj().resolve_neg().numpy()

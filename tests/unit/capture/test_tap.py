@@ -705,6 +705,119 @@ def test_what_checkpointing_computes_again_is_not_a_second_call(reentrant):
     assert model.body[0].weight.grad is not None
 
 
+# A budget
+
+EXCESS = (
+    "the values kept of one forward must take at most max_bytes={limit} bytes, got {got} sites, so "
+    "none of them are kept. The biggest: {biggest}. Choose fewer"
+)
+
+
+def exceeds(limit, got, biggest):
+    message = EXCESS.format(limit=limit, got=got, biggest=biggest)
+    return pytest.raises(CaptureError, match=re.escape(message))
+
+
+def test_a_forward_that_needs_more_than_the_budget_ends_and_then_names_the_biggest(x):
+    model = nn.Sequential(nn.Linear(4, 100), nn.Linear(100, 2), nn.Linear(2, 300))
+    ran, kept = [], []
+
+    def note(*_):
+        kept.extend(weakref.ref(value) for value in handle.activations.values())
+
+    model[1].register_forward_pre_hook(note)
+    model[2].register_forward_hook(lambda *_: ran.append("2"))
+    handle = ss.tap(model, ["**", ":in"], dtype=torch.float16, max_bytes=1_000)
+    with exceeds("1,000", "2,436 at 4", "'2' 1,800, '0' 600, 'model:in' 24"):
+        model(x)
+
+    assert ran == ["2"]
+    assert [reference() for reference in kept] == [None, None]
+    assert len(handle.activations) == 0
+    output = model(x[:1])
+    assert torch.equal(handle.activations["2"], output.half())
+    handle.remove()
+
+
+def test_a_budget_is_for_each_forward_and_may_be_used_up(model, x):
+    handle = ss.tap(model, "**", max_bytes=48 + 48 + 24)
+    for _ in range(3):
+        model(x)
+        assert names(handle.activations) == ["0", "1", "2"]
+    handle.remove()
+
+
+def test_gradients_count_for_the_forward_they_belong_to(model, x):
+    handle = ss.tap(model, ["2", "2:grad"], max_bytes=48)
+    first, second = model(x).sum(), model(x).sum()
+    first.backward()
+    second.backward()
+    assert names(handle.activations) == ["2", "2:grad"]
+    handle.remove()
+
+    handle = ss.tap(model, ["2", "0:grad", "2:grad"], max_bytes=48)
+    loss = model(x).sum()
+    with exceeds("48", "96 at 3", "'0:grad' 48, '2' 24, '2:grad' 24"):
+        loss.backward()
+    assert len(handle.activations) == 0
+    with pytest.warns(UserWarning, match="nothing was captured at '0:grad'"):
+        handle.remove()
+
+
+def test_what_was_handed_over_outlives_a_backward_that_needs_too_much(model, x):
+    handle = ss.tap(model, ["2", "0:grad"], max_bytes=24)
+    output = model(x)
+    taken = handle.pop()
+    with exceeds("24", "72 at 2", "'0:grad' 48, '2' 24"):
+        output.sum().backward()
+    ss.Tap.remove_all(model)
+
+    assert torch.equal(taken["2"], output)
+
+
+def test_calls_that_turn_out_to_be_unwanted_count_until_then():
+    model = Reused()
+    sites = ["relu@-1", "relu@-1:grad"]
+    with ss.tap(model, sites, max_bytes=3 * 16) as acts:
+        for _ in range(2):
+            model(torch.ones(1, 4)).sum().backward()
+
+    assert names(acts) == ["relu@3", "relu@3:grad"]
+    with (
+        exceeds("47", "48 at 3", "'relu' 16, 'relu@2' 16, 'relu@3' 16"),
+        ss.tap(model, sites, max_bytes=47),
+    ):
+        model(torch.ones(1, 4))
+
+
+def test_a_callback_needs_no_budget(model, x):
+    collected = Collector()
+    handle = ss.tap(model, "**", on_capture=collected, max_bytes=1)
+    model(x)
+    handle.remove()
+
+    assert collected.names == ["0", "1", "2"]
+
+
+def test_the_error_of_the_network_goes_before_that_of_the_budget(model, x):
+    def refuse(*_):
+        raise ValueError("broken")
+
+    model[2].register_forward_hook(refuse)
+    handle = ss.tap(model, "0", max_bytes=47)
+    with pytest.raises(ValueError, match="broken") as caught:
+        model(x)
+    handle.remove()
+
+    assert "got 48 at 1 sites" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("max_bytes", [0, -1])
+def test_a_budget_is_a_number_of_bytes(model, max_bytes):
+    with pytest.raises(ValueError, match=f"max_bytes must be at least 1, got {max_bytes}"):
+        ss.tap(model, "0", max_bytes=max_bytes)
+
+
 # Copies, compilation, memory
 
 
@@ -866,6 +979,19 @@ def in_place() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 2))
 
 
+class Overwriting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(x).relu_()
+
+
+def copied(acts):
+    return pickle.loads(pickle.dumps(acts))
+
+
 X4 = torch.linspace(-1, 1, 8).reshape(2, 4)
 
 
@@ -930,3 +1056,47 @@ def test_references_need_torch_to_count_writes():
         ss.tap(model, "0", copy=False),
     ):
         model(X4)
+
+
+def test_references_are_checked_in_every_way_of_reading():
+    model = Overwriting()
+    with torch.no_grad(), ss.tap(model, "layer", copy=False) as acts:
+        model(X4)
+
+    for read in (lambda: acts.calls("layer"), lambda: list(acts.values()), lambda: copied(acts)):
+        with pytest.raises(CaptureError, match="'layer' was captured with copy=False and has been"):
+            read()
+    assert repr(acts) == "Activations of 1 sites\n  layer  (2, 4) float32"
+
+
+def test_a_reference_that_was_overwritten_before_the_last_call_is_known_is_not_handed_over():
+    model, collected = Overwriting(), Collector()
+    handle = ss.tap(model, "layer@-1", copy=False, on_capture=collected)
+    with torch.no_grad(), pytest.raises(CaptureError, match="'layer' was captured with copy=False"):
+        model(X4)
+    handle.remove()
+
+    assert collected.seen == []
+
+
+def test_a_copy_of_references_is_no_longer_checked():
+    model = in_place()
+    with torch.no_grad(), ss.tap(model, "1", copy=False) as acts:
+        output = model[:2](X4)
+    again = copied(acts)
+    again["1"].zero_()
+
+    assert torch.equal(acts["1"], output)
+    assert not again["1"].any()
+
+
+def test_gradients_kept_as_references_are_checked_after_they_were_handed_over_too():
+    model = in_place()
+    handle = ss.tap(model, "2:grad", copy=False)
+    loss = model(X4).square().sum()
+    taken = handle.pop()
+    loss.backward()
+    handle.remove()
+    taken["2:grad"].zero_()
+    with pytest.raises(CaptureError, match="has been written to since"):
+        taken["2:grad"]

@@ -6,7 +6,7 @@ from torch import nn
 import stratascope as ss
 from stratascope.errors import CaptureError, DataError
 from stratascope.pipeline._source import Batch
-from stratascope.pipeline._transfer import placed, run_forward, span, stage, to_numpy
+from stratascope.pipeline._transfer import placed, run_forward, span, to_host, to_numpy
 
 
 def test_without_a_device_the_model_stays_where_it_is():
@@ -110,7 +110,7 @@ def test_a_device_that_is_not_there_is_named():
     ],
 )
 def test_a_tensor_of_any_kind_becomes_an_array(value, expected):
-    np.testing.assert_array_equal(to_numpy(stage(value)), expected, strict=True)
+    np.testing.assert_array_equal(to_numpy(to_host(value)), expected, strict=True)
 
 
 def test_the_samples_of_a_batch_are_named():
@@ -167,28 +167,6 @@ def test_a_batch_stays_what_it_was(place):
     run_forward(model, ss.tap(model, ""), batch, place)
 
     assert batch.args[0].tolist() == [[-1, -1, -1]] * 2
-
-
-def test_a_copy_is_waited_for_on_the_device_of_its_tensor(monkeypatch):
-    told = []
-
-    class Far:
-        device, shape, dtype = torch.device("cuda:1"), (2,), torch.float32
-
-    class Host:
-        def copy_(self, tensor, *, non_blocking):
-            told.append(("copy", tensor.device, non_blocking))
-
-    class Event:
-        def record(self, stream=None):
-            told.append(("record", stream))
-
-    monkeypatch.setattr(torch, "empty", lambda *_, **__: Host())
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
-    stage(Far())
-
-    assert told == [("copy", Far.device, True), ("record", "stream of cuda:1")]
 
 
 def test_an_error_of_the_capture_stays_what_it_is():

@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from stratascope.capture._budget import count_bytes, describe_excess
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (torch.zeros(3, 2), 24),
+        (torch.zeros(100, 2, dtype=torch.float16)[:3], 12),
+        (torch.zeros(1).expand(5), 20),
+        ((torch.zeros(3), {"y": torch.zeros(2, dtype=torch.int64), "n": None}, 3), 28),
+        (torch.eye(100).to_sparse(), 100 * (2 * 8 + 4)),
+        (torch.zeros(2, 3, device="meta"), 24),
+        (None, 0),
+    ],
+    ids=["tensor", "part", "expanded", "structure", "sparse", "meta", "none"],
+)
+def test_a_value_counts_with_all_its_tensors_in_full(value, expected):
+    assert count_bytes(value) == expected
+
+
+def test_an_excess_is_told_with_its_three_biggest_sites_and_what_to_do():
+    sizes = {
+        ("enc.0", "out", 1): 2_000,
+        ("", "in", 1): 100,
+        ("relu", "out", 3): 3_000,
+        ("enc.2", "grad", 1): 1_500_000,
+    }
+
+    assert describe_excess(sizes, 4_000) == (
+        "the values kept of one forward must take at most max_bytes=4,000 bytes, got 1,505,100 at "
+        "4 sites, so none of them are kept. The biggest: 'enc.2:grad' 1,500,000, 'relu@3' 3,000, "
+        "'enc.0' 2,000. Choose fewer sites, pool or slice with transform=, halve with "
+        "dtype=torch.float16, take the host's memory with device='cpu' and more max_bytes, or "
+        "write to disk with stratascope.extract"
+    )
