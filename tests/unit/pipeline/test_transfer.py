@@ -5,6 +5,7 @@ from torch import nn
 
 import stratascope as ss
 from stratascope.errors import CaptureError, DataError
+from stratascope.pipeline import _transfer
 from stratascope.pipeline._source import Batch
 from stratascope.pipeline._transfer import placed, run_forward, span, to_host, to_numpy
 
@@ -167,6 +168,17 @@ def test_a_batch_stays_what_it_was(place):
     run_forward(model, ss.tap(model, ""), batch, place)
 
     assert batch.args[0].tolist() == [[-1, -1, -1]] * 2
+
+
+def test_a_gpu_lays_out_what_it_sends(monkeypatch):
+    class Far:
+        is_cuda = True
+
+        def contiguous(self):
+            return "in order"
+
+    monkeypatch.setattr(_transfer, "stage", lambda value: ("on its way", value))
+    assert to_host(Far()) == ("on its way", "in order")
 
 
 def test_an_error_of_the_capture_stays_what_it_is():
