@@ -1,7 +1,9 @@
 """What the benchmarks share: interleaved runs, printed ratios."""
 
+import gc
 import json
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -9,9 +11,10 @@ from pathlib import Path
 
 
 def interleave(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time the variants in turns, after one untimed run of each.
+    """Time the variants in turns, after one untimed run of each, in another order every round.
 
-    Before each run the disk is settled, so that none pays for what another left unwritten.
+    Before each run the disk is settled and garbage collected, so that none pays for what another
+    left.
 
     Returns:
         Seconds of each run, by variant.
@@ -19,12 +22,19 @@ def interleave(variants: dict[str, Callable[[], object]], rounds: int) -> dict[s
     for run in variants.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
+    order = list(variants)
+    shuffle = random.Random(0).shuffle
+    gc.collect()
+    gc.freeze()
     for _ in range(rounds):
-        for name, run in variants.items():
+        shuffle(order)
+        for name in order:
+            gc.collect()
             os.sync()
             began = time.perf_counter()
-            run()
+            variants[name]()
             seconds[name].append(time.perf_counter() - began)
+    gc.unfreeze()
     return seconds
 
 
