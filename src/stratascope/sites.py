@@ -193,11 +193,16 @@ def unwrap(module: Any) -> Any:
 
 def _find_wrapped(module: Any) -> str | None:
     """Tell where a wrapper holds its network; None for a module that is none."""
-    for base in type(module).__mro__:
-        place = _WRAPPERS.get(base.__name__)
-        if place is not None and hasattr(getattr(module, place, None), "named_modules"):
-            return place
-    return None
+    place = _find_place(type(module))
+    held = place is not None and hasattr(getattr(module, place, None), "named_modules")
+    return place if held else None
+
+
+@lru_cache(maxsize=1024)
+def _find_place(kind: type) -> str | None:
+    return next(
+        (_WRAPPERS[base.__name__] for base in kind.__mro__ if base.__name__ in _WRAPPERS), None
+    )
 
 
 def _join(parent: str, name: str) -> str:
@@ -361,7 +366,12 @@ def parse_class_index(body: str) -> tuple[str, int | None] | None:
 
 def class_names(module: Any) -> list[str]:
     """List the names by which ``Name[k]`` knows a module: its class and the bases below Module."""
-    names = [base.__name__ for base in _own_classes(module)]
+    return list(_list_names(type(module)))
+
+
+@lru_cache(maxsize=1024)
+def _list_names(kind: type) -> tuple[str, ...]:
+    names = tuple(base.__name__ for base in _own_classes(kind))
     # The last one is torch's; a network may call a class of its own by that name too.
     ends = [index for index, name in enumerate(names) if name == "Module"]
     return names[: ends[-1]] if ends else names
@@ -374,11 +384,11 @@ def class_name(module: Any) -> str:
     >>> class_name(torch.nn.Tanh())
     'Tanh'
     """
-    return _own_classes(module)[0].__name__
+    return _own_classes(type(module))[0].__name__
 
 
-def _own_classes(module: Any) -> tuple[type, ...]:
-    classes = type(module).__mro__
+def _own_classes(kind: type) -> tuple[type, ...]:
+    classes = kind.__mro__
     # FSDPConv1d, FSDPModule, Conv1d, …
     ends = [index for index, kind in enumerate(classes) if kind.__name__ == "FSDPModule"]
     return classes[ends[-1] + 1 :] if ends else classes

@@ -1,5 +1,6 @@
 """Compiled models: hooks that came after the compilation are not in the compiled code."""
 
+import sys
 import warnings
 from typing import Any
 
@@ -30,6 +31,9 @@ def run_uncompiled(model: nn.Module) -> list[Any]:
         Handles; when all are removed the modules run compiled again, without a new compilation.
     """
     handles: list[Any] = []
+    # Where the compiler was never imported, nothing can be compiled.
+    if "torch._dynamo" not in sys.modules:
+        return handles
     for module in model.modules():
         if vars(module).get("_compiled_call_impl") is not None:
             handles.append(_PlainCall(module))
