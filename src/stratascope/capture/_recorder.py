@@ -12,6 +12,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import resolve_name
 
 from stratascope.capture._activations import Recording
@@ -88,7 +89,7 @@ class Forward:
     producers: dict[int, tuple[ref[Tensor], int]] = field(default_factory=dict)
     stack: list[_Running] = field(default_factory=list)
     memory: MemoryWatch = field(default_factory=MemoryWatch)
-    shared: dict[int, list[Tensor]] = field(default_factory=dict)
+    shared: dict[int, tuple[StorageWeakRef, list[Tensor]]] = field(default_factory=dict)
     backward: BackwardWatch | None = None
     seconds: float = 0.0
     kept_bytes: int = 0
@@ -269,14 +270,19 @@ class Recorder:
         with DisableTorchFunction():
             taken = snapshot(tensor.detach())
             if (address := storage_address(tensor)) is not None:
-                self._now.shared.setdefault(address, []).append(taken)
+                shared = self._now.shared
+                if address not in shared:
+                    # The weak reference keeps the address from being given to another storage.
+                    shared[address] = (StorageWeakRef(tensor.untyped_storage()), [])
+                shared[address][1].append(taken)
         return taken
 
     def _copy_before_write(self, args: tuple[Any, ...]) -> None:
         # Left to itself, torch would copy when the write comes, on one core only.
         if args and isinstance(args[0], Tensor):
             address = storage_address(args[0])
-            unshare([] if address is None else self._now.shared.pop(address, []))
+            if address in self._now.shared:
+                unshare(self._now.shared.pop(address)[1])
 
 
 def _note_producer(now: Forward, tensors: list[Tensor], index: int) -> None:

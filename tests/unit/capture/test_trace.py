@@ -432,3 +432,23 @@ def test_snapshots_of_one_value_stay_right_when_it_is_written(block):
             for name in ("inner", "inner.0", "inner.0.conv1d"):
                 assert torch.equal(run.activations[name], flowed)
             assert torch.equal(run.activations["model"], model(x))
+
+
+def test_memory_that_torch_uses_again_keeps_no_value_of_another_layer():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Residual() for _ in range(8)))
+    flowed = {}
+    for name, layer in model.named_modules():
+        if name.endswith("conv"):
+            layer.register_forward_hook(
+                lambda _, args, output, name=name: flowed.setdefault(name, []).append(
+                    output.clone()
+                )
+            )
+    with torch.no_grad():
+        for _ in range(10):
+            flowed.clear()
+            run = trace(model, x, keep="all")
+            for name, values in flowed.items():
+                pairs = zip(values, run.activations.calls(name), strict=True)
+                assert all(torch.equal(*pair) for pair in pairs), name
