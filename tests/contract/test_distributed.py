@@ -7,7 +7,7 @@ from torch import nn
 import stratascope as ss
 from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import ModuleTable, match_sites
-from together import build
+from together import CHECKS, build, run_together
 
 X = torch.linspace(-1, 1, 2 * 16).reshape(2, 1, 16)
 
@@ -130,3 +130,14 @@ def test_a_submodel_is_cut_from_the_network_inside():
 
     assert part.method == "graph"
     assert torch.equal(part(X)["enc.1"], build().enc[:2](X))
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    return run_together(tmp_path_factory.mktemp("together"))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_in_two_processes(check, problems):
+    for number, problem in enumerate(problems[check]):
+        assert problem == "", f"in process {number}: {problem}"

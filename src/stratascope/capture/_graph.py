@@ -11,6 +11,7 @@ from torch.fx.node import map_aggregate
 
 from stratascope.capture._modes import evaluating
 from stratascope.capture._operations import OperationNames
+from stratascope.capture._sharded import is_sharded
 from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors
 from stratascope.errors import CaptureError, first_line
@@ -79,6 +80,8 @@ def trace_graph(model: nn.Module) -> tuple[fx.Graph, _SiteTracer]:
     Raises:
         GraphError: Its control flow depends on its input or on its mode, or fx cannot follow it.
     """
+    if is_sharded(model):
+        raise GraphError("its parameters are spread over several processes by fully_shard")
     graphs = []
     for training in (True, False):
         tracer = _SiteTracer()

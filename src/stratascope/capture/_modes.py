@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from stratascope.capture._sharded import resharding
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Generator[None]:
-    """Put a model into evaluation mode, and give every module its own flag back afterwards."""
+    """Run a model in evaluation mode, and give every module its own flag back afterwards."""
     flags = [(module, module.training) for module in model.modules()]
     try:
         # What torch.export gave runs in the mode in which it was exported, and has no other.
         with suppress(NotImplementedError):
             model.eval()
-        yield
+        with resharding(model):
+            yield
     finally:
         # Flag by flag: model.train() would lose a mixture, such as a frozen BatchNorm.
         for module, training in flags:

@@ -9,6 +9,7 @@ import inspect
 import os
 from collections.abc import Callable
 from functools import lru_cache
+from types import FrameType
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ _REFLECTED = {
 }  # fmt: skip
 
 _OWN_FOLDER = os.path.dirname(__file__)
+_FSDP_FOLDER = os.path.join(os.path.dirname(torch.__file__), "distributed", "fsdp", "")
 
 Function = Callable[..., Any]
 
@@ -85,7 +87,8 @@ class OperationMode(TorchFunctionMode):
     """Hands every call of torch that a network makes in Python to a function.
 
     What runs inside one call, such as the products inside ``lstm``, is not seen; neither is what
-    this package does itself, such as the snapshot that a hook takes.
+    this package does itself, such as the snapshot that a hook takes, nor what ``fully_shard``
+    does before and after a module.
 
     Args:
         run: Takes the torch function, its arguments and its named arguments, and returns what
@@ -105,13 +108,22 @@ class OperationMode(TorchFunctionMode):
     ) -> Any:
         caller = inspect.currentframe()
         caller = caller and caller.f_back
-        code = None if caller is None else caller.f_code
-        # A call that another mode hands on is the network's, although it comes from here.
-        if code is None or (
-            code.co_filename.startswith(_OWN_FOLDER) and code is not proceed.__code__
-        ):
+        if caller is None or _is_beside(caller):
             return func(*args, **kwargs or {})
         return self._run(func, args, kwargs or {})
+
+
+def _is_beside(caller: FrameType) -> bool:
+    """Tell what runs beside a network, such as a hook of ours, from what is the network's."""
+    code = caller.f_code
+    # A call that another mode hands on is the network's, although it comes from here.
+    if code.co_filename.startswith(_OWN_FOLDER):
+        return code is not proceed.__code__
+    if code.co_filename.startswith(_FSDP_FOLDER):
+        return True
+    # Of an operator or an autograd function, the call comes from a file of torch's own.
+    before = caller.f_back
+    return before is not None and before.f_code.co_filename.startswith(_FSDP_FOLDER)
 
 
 class OperationNames:

@@ -4,14 +4,16 @@
 user, gets the copy. So a snapshot shows what a layer put out at that moment even if the next layer
 works in place, at the price of a reference. The function is private to torch, so all knowledge of
 its holes stands here: it refuses storages that torch did not allocate itself (NumPy arrays, shared
-memory, sparse tensors), and of quantized tensors it loses the quantizer; those are cloned. One hole
-stays: who took a NumPy view of a tensor before the snapshot still writes into the shared storage.
+memory, sparse tensors), and of quantized tensors it loses the quantizer; those are cloned. Once a
+shared storage has been resized, the next write to it fails inside torch: ``fully_shard`` resizes
+those of parameters, so these are never shared. Two holes stay: who took a NumPy view of a tensor
+before the snapshot still writes into the shared storage, and no network may resize what it put out.
 """
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _lazy_clone = getattr(torch, "_lazy_clone", None)
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
@@ -20,6 +22,19 @@ _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 def copies_on_write() -> bool:
     """Tell whether this torch can share a tensor until somebody writes."""
     return _lazy_clone is not None
+
+
+def leave_parameters(tensor: Tensor) -> Tensor:
+    """Give a tensor as it is, or a copy where it lies in the memory of a parameter.
+
+    Args:
+        tensor: Any tensor, not detached: that hides where it lies.
+    """
+    owner = tensor if tensor._base is None else tensor._base
+    # The plain type first, since asking a parameter's metaclass takes longer than a snapshot.
+    if type(owner) is Tensor or not isinstance(owner, nn.Parameter):
+        return tensor
+    return tensor.clone()
 
 
 def snapshot(tensor: Tensor) -> Tensor:

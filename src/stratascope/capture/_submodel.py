@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -11,9 +12,10 @@ from torch import Tensor, fx, nn
 from stratascope.capture._activations import Activations, Key, Recording, number_calls
 from stratascope.capture._graph import GraphError, cut_in_two, cut_values
 from stratascope.capture._modes import probing
-from stratascope.capture._snapshot import snapshot
+from stratascope.capture._sharded import is_sharded, resharding
 from stratascope.capture._structure import named_tensors
 from stratascope.capture._survey import match_forward_sites, select
+from stratascope.capture._take import make_take
 from stratascope.capture._tap import Tap, tap
 from stratascope.errors import CaptureError
 from stratascope.sites import ModuleTable, Selector, Site
@@ -29,7 +31,8 @@ class Submodel(nn.Module, ABC):
     Attributes:
         sites: The sites whose values it returns, in the order of execution.
         method: ``"graph"``: what the sites do not need is cut away. ``"stop"``: it runs the model
-            itself and leaves it after the last wanted site.
+            itself and leaves it after the last wanted site; one that ``fully_shard`` has spread
+            over several processes it runs to its end.
         reason: Why it was not cut by graph, or ``""``.
     """
 
@@ -77,7 +80,12 @@ class StopSubmodel(Submodel):
             if key == last:
                 raise done
 
-        with Tap(self.model, self.sites, snapshot, after_each=stop) as acts:
+        # Left in the middle, a sharded network would hold its parameters as they are now.
+        after_each = None if is_sharded(self.model) else stop
+        take = make_take(copy=None, detach=False, device=None, dtype=None, transform=None)
+        # A backward needs what the forward has gathered.
+        freed = nullcontext() if torch.is_grad_enabled() else resharding(self.model)
+        with freed, Tap(self.model, self.sites, take, after_each=after_each) as acts:
             try:
                 self.model(*args, **kwargs)
             except _WantedSitesDone as error:
@@ -141,7 +149,8 @@ def submodel(
 
     Raises:
         SiteNotFoundError: A selector matches nothing.
-        CaptureError: A gradient is asked for, or a site does not run for the example.
+        CaptureError: A gradient is asked for, a site does not run for the example, or the network
+            cannot be copied.
 
     >>> import torch, stratascope as ss
     >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
@@ -153,6 +162,11 @@ def submodel(
     True
     """
     match_forward_sites(model, sites)
+    if not share and is_sharded(model):
+        raise CaptureError(
+            "share=False copies the network, which cannot be done once fully_shard has spread its "
+            "parameters over several processes: cut the submodel before that, or share them"
+        )
     found = select(model, sites, example=example)
     model = ModuleTable(model).modules[""]
     if not share:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stratascope.capture._snapshot import snapshot
+from stratascope.capture._snapshot import leave_parameters, snapshot
 
 
 def make_take(
@@ -28,9 +28,11 @@ def make_take(
     keep = {None: snapshot, True: torch.clone, False: _keep_reference}[copy]
 
     def take_plain(tensor: Tensor) -> Tensor:
+        tensor = leave_parameters(tensor)
         return keep(tensor.detach() if detach and tensor.requires_grad else tensor)
 
     def take_converted(tensor: Tensor) -> Tensor:
+        tensor = leave_parameters(tensor)
         if detach and tensor.requires_grad:
             tensor = tensor.detach()
         value = tensor if transform is None else transform(snapshot(tensor))
