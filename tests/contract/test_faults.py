@@ -265,12 +265,12 @@ def test_a_folder_below_a_file_is_one_sentence(tmp_path, model, signals):
 
 def test_a_file_that_the_system_lets_grow_no_further_stops_the_run_and_resumes(tmp_path):
     script = textwrap.dedent("""
-        import sys, numpy as np, torch, stratascope as ss
+        import os, sys, numpy as np, torch, stratascope as ss
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Conv1d(1, 32, 3), torch.nn.Tanh())
         data = np.random.default_rng(0).normal(size=(150, 1, 100)).astype("f4")
         try:
-            ss.extract(model, data, "1", to=sys.argv[1], unit_size=64, resume=True, progress=False)
+            ss.extract(model, data, "1", to=os.environ["TO"], unit_size=64, resume=True)
         except ss.errors.StoreError as error:
             sys.exit(str(error))
     """)
@@ -280,8 +280,14 @@ def test_a_file_that_the_system_lets_grow_no_further_stops_the_run_and_resumes(t
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-        command = [sys.executable, "-c", script, str(to)]
-        return subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_files)
+        # The command is part of the store, and has to be the same.
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "TO": str(to)},
+            capture_output=True,
+            text=True,
+            preexec_fn=limit_files,
+        )
 
     # The shards of whole units are larger than this, that of the rest is not.
     stopped = start(tmp_path / "s", 500_000)

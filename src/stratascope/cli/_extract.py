@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from stratascope.capture import tune_allocator
 from stratascope.cli._output import name_program, name_size, print_json, print_line
-from stratascope.cli._targets import load_data, load_model
+from stratascope.cli._targets import describe_targets, load_data, load_model
 from stratascope.errors import UsageError
 from stratascope.pipeline._extract import extract as extract_to_store
 
@@ -63,6 +63,7 @@ def extract(
         step=step,
         limit=limit,
         resume=resume,
+        provenance=describe_targets(model, data, weights),
     )
     seconds = time.perf_counter() - began
     if json:

@@ -66,6 +66,16 @@ def load_data(target: str) -> Any:
     return _call(target, found, unless=()) if _builds(found) else found
 
 
+def describe_targets(model: str, data: str, weights: Path | None) -> dict[str, Any]:
+    """Say what a command was given, to be kept beside what it makes."""
+    given: dict[str, Any] = {"model": model, "data": data}
+    if weights is not None:
+        with weights.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        given["weights"] = {"file": str(weights), "sha256": digest}
+    return given
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """Read ``1x3x224x224``.
 

@@ -1,11 +1,17 @@
 """A data set through a model into a store."""
 
+import json
+import platform
+import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +21,7 @@ from stratascope.pipeline._fingerprint import describe_model, describe_transform
 from stratascope.pipeline._plan import plan
 from stratascope.pipeline._progress import ProgressBar
 from stratascope.pipeline._source import Batch, Source, digest_batch, make_source
+from stratascope.pipeline._table import RunOrder, describe_sites
 from stratascope.pipeline._transfer import (
     placed,
     run_forward,
@@ -24,8 +31,6 @@ from stratascope.pipeline._transfer import (
     to_numpy,
 )
 from stratascope.pipeline._values import (
-    Kind,
-    Value,
     collect_values,
     describe_arrays,
     name_kinds,
@@ -62,6 +67,7 @@ def extract(
     limit: int | None = None,
     resume: bool = False,
     unit_size: int = 256,
+    provenance: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Store:
     """Run a data set through a model and write what the sites hold to a store.
@@ -85,6 +91,8 @@ def extract(
         limit: Use only the first samples.
         resume: Continue an interrupted run; refused if model, data or settings differ.
         unit_size: Samples in one shard file, a multiple of 64; also what a crash can cost.
+        provenance: What to keep beside the values, such as where the weights are from: anything
+            that JSON can hold. The command and the versions are kept in any case.
         progress: Show a progress bar on a terminal for what takes longer than two seconds.
 
     Returns:
@@ -109,6 +117,7 @@ def extract(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if step < 0:
         raise ValueError(f"step must not be negative, got {step}")
+    origin = describe_provenance(provenance)
     root = Path(to)
     sites = tuple(sites) if isinstance(sites, Iterator) else sites
     matches = match_forward_sites(model, sites)
@@ -127,7 +136,8 @@ def extract(
     spec = _find_spec(paths, settings, resume=resume)
     if spec is None or not paths.complete.exists():
         handle = tap(model, sites, dtype=parsed, transform=transform)
-        run = _Run(root, step, source, settings, spec)
+        begin = StepSpec(step, source.samples, unit_size, (), settings=settings, provenance=origin)
+        run = _Run(root, source, spec or begin)
         # The hooks are on already: they must go even if the model cannot be moved.
         with handle, placed(model, device) as place, evaluating(model), torch.no_grad():
             run.execute(model, handle, place, progress=progress)
@@ -135,32 +145,31 @@ def extract(
 
 
 class _Run:
-    """One pass over what a step still lacks."""
+    """One pass over what a step still lacks.
 
-    def __init__(
-        self, root: Path, step: int, source: Source, settings: dict[str, Any], spec: StepSpec | None
-    ) -> None:
+    Args:
+        root: The store's folder.
+        source: The data.
+        spec: The step; without arrays where it is still to be begun.
+    """
+
+    def __init__(self, root: Path, source: Source, spec: StepSpec) -> None:
         self._root = root
-        self._step = step
         self._source = source
-        self._settings = settings
         self._spec = spec
-        self._kinds: dict[str, Kind] = {}
         self._writer: StepWriter | None = None
 
     def execute(
         self, model: nn.Module, handle: Tap, place: torch.device | None, *, progress: bool
     ) -> None:
-        self._kinds = name_kinds(model)
         try:
-            if self._spec is not None:
-                self._open_writer(self._spec)
+            if self._spec.arrays:
+                self._open_writer()
             with ProgressBar("extract", self._source.samples, enabled=progress) as bar:
                 for batch in self._missing_batches():
-                    acts = run_forward(model, handle, batch, place)
-                    self._write(batch, acts, handle)
-                    assert self._writer is not None
-                    bar.update(batch.start + batch.size, self._writer.bytes_written)
+                    run = self._run_first if self._writer is None else run_forward
+                    acts = run(model, handle, batch, place)
+                    bar.update(batch.start + batch.size, self._write(batch, acts))
             if self._writer is None:
                 raise DataError("data must have at least one sample, got none")
             self._writer.finish()
@@ -168,16 +177,34 @@ class _Run:
             self._stop(error)
             raise
 
+    def _run_first(
+        self, model: nn.Module, handle: Tap, batch: Batch, place: torch.device | None
+    ) -> Activations:
+        """Run the first batch, which shows what the step will hold."""
+        order = RunOrder(model)
+        with order.watching():
+            acts = run_forward(model, handle, batch, place)
+        handle.check()
+        arrays, skipped = describe_arrays(collect_values(acts), batch, name_kinds(model))
+        if self._source.samples is None:
+            self._spec.settings["data"]["beginning"] = digest_batch(batch)
+        stored = {array.site for array in arrays}
+        sites = [site for site in acts.sites if str(site) in stored]
+        table = describe_sites(model, sites, order)
+        self._spec = replace(self._spec, arrays=arrays, skipped=skipped, sites=table)
+        self._open_writer()
+        return acts
+
     def _missing_batches(self) -> Iterator[Batch]:
         committed = set() if self._writer is None else set(self._writer.committed)
         done = came = 0
-        for missing in plan(self._source.samples, self._unit, committed):
+        for missing in plan(self._source.samples, self._spec.unit, committed):
             # What has no length is watched from its beginning, to see that it is the same again.
             first = 0 if self._source.samples is None else missing.start
             for batch in self._source.batches(first, missing.stop):
                 came = batch.start + batch.size
-                if batch.start == 0 and self._spec is not None:
-                    self._check_beginning(batch, self._spec)
+                if batch.start == 0:
+                    self._check_beginning(batch)
                 # A batch that reaches over a committed unit into the next gap fills both at once.
                 if batch.start >= done and came > missing.start:
                     done = came
@@ -188,25 +215,19 @@ class _Run:
                     f"ended after {came}: {_USED_UP}"
                 )
 
-    def _check_beginning(self, batch: Batch, spec: StepSpec) -> None:
-        if spec.settings["data"].get("beginning", digest_batch(batch)) != digest_batch(batch):
+    def _check_beginning(self, batch: Batch) -> None:
+        known = self._spec.settings["data"].get("beginning")
+        if known is not None and known != digest_batch(batch):
             raise StoreError(
                 f"{self._root} cannot be continued: the data begins with other values than when "
-                f"its step {self._step} was begun. Restore what was, or extract to another step "
-                f"or folder; {_USED_UP}"
+                f"its step {self._spec.step} was begun. Restore what was, or extract to another "
+                f"step or folder; {_USED_UP}"
             )
 
-    @property
-    def _unit(self) -> int:
-        return self._settings["unit_size"]
-
-    def _write(self, batch: Batch, acts: Activations, handle: Tap) -> None:
-        values = collect_values(acts)
-        if self._writer is None:
-            handle.check()
-            self._open_writer(self._make_spec(values, batch))
+    def _write(self, batch: Batch, acts: Activations) -> int:
+        """Hand a batch to the writer; give the bytes that are on disk so far."""
         assert self._writer is not None
-        spec = self._writer.spec
+        values, spec = collect_values(acts), self._spec
         wanted = {array.key for array in spec.arrays}
         if (others := values.keys() ^ (wanted | spec.skipped.keys())) != set():
             raise CaptureError(
@@ -222,21 +243,10 @@ class _Run:
         tensors = {key: values[key].tensor for key in wanted}
         staged = {key: to_host(tensor) for key, tensor in tensors.items()}
         self._writer.write(batch.start, staged, wait=takes_all_cores(tensors.values()))
+        return self._writer.bytes_written
 
-    def _make_spec(self, values: dict[str, Value], batch: Batch) -> StepSpec:
-        arrays, skipped = describe_arrays(values, batch, self._kinds)
-        if self._source.samples is None:
-            self._settings["data"]["beginning"] = digest_batch(batch)
-        return StepSpec(
-            step=self._step,
-            samples=self._source.samples,
-            unit=self._unit,
-            arrays=arrays,
-            settings=self._settings,
-            skipped=skipped,
-        )
-
-    def _open_writer(self, spec: StepSpec) -> None:
+    def _open_writer(self) -> None:
+        spec = self._spec
         self._writer = StepWriter(
             self._root, spec, sample_index=self._source.sample_index, convert=to_numpy
         )
@@ -256,7 +266,7 @@ class _Run:
         self._writer.abort()
         if isinstance(error, KeyboardInterrupt):
             error.add_note(
-                f"{self._writer.samples_committed} samples of step {self._step} are "
+                f"{self._writer.samples_committed} samples of step {self._spec.step} are "
                 f"committed in {self._root}: the same call with resume=True (--resume) continues"
             )
 
@@ -282,6 +292,29 @@ def describe_settings(
         "unit_size": unit_size,
         "written_by": f"stratascope {version('stratascope')}",
     }
+
+
+def describe_provenance(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Say where the values of a step come from.
+
+    Raises:
+        TypeError: JSON cannot hold what was given.
+    """
+    made = {
+        "command": shlex.join(sys.argv),
+        "versions": {
+            "stratascope": version("stratascope"),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        **(given or {}),
+    }
+    try:
+        # As it comes back: with lists for tuples, and text for numbers that are keys.
+        return json.loads(json.dumps(made))
+    except TypeError as error:
+        raise TypeError(f"provenance must be what JSON can hold: {error}") from error
 
 
 def find_held(paths: Paths) -> StepSpec | None:

@@ -9,7 +9,7 @@ from stratascope.capture import Activations, named_tensors
 from stratascope.errors import CaptureError, StoreError
 from stratascope.pipeline._source import Batch
 from stratascope.pipeline._warn import warn_caller
-from stratascope.sites import Site
+from stratascope.sites import ModuleTable, Site
 from stratascope.store import DTYPES, ArraySpec, name_file
 
 # Modules whose last axis is the features: what they put out are tokens, not signals.
@@ -52,14 +52,15 @@ class Kind:
 
 def name_kinds(model: nn.Module) -> dict[str, Kind]:
     """Say of each module, by path, what decides how its values are stored."""
-    unsure: set[str] = set()
-    for path, module in model.named_modules():
+    unsure: set[int] = set()
+    modules = ModuleTable(model).modules
+    for module in modules.values():
         deciding = module.modules() if isinstance(module, _STACKS) else (module,)
         if any(getattr(part, "batch_first", None) is False for part in deciding):
             # What lies within gets its values in the same order.
-            unsure.update(name for name, _ in module.named_modules(prefix=path))
+            unsure.update(id(part) for part in module.modules())
     return {
-        path: Kind(type(module).__name__, path in unsure) for path, module in model.named_modules()
+        path: Kind(type(module).__name__, id(module) in unsure) for path, module in modules.items()
     }
 
 

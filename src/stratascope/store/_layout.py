@@ -6,11 +6,13 @@ unit of samples. Nothing here is needed to read them.
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from stratascope.sites import Port, Site
 
 FORMAT = "stratascope"
 LAYOUT_VERSION = 1
@@ -71,6 +73,37 @@ class ArraySpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteSpec:
+    """What is known of one site beside its values, so that it is found by all its names.
+
+    Attributes:
+        site: The site's text.
+        path: Dotted path of its module, or name of its operation.
+        port: Which of its values.
+        call: Which of its calls; None where it runs once.
+        calls: How often it runs in a forward; None where nobody counted.
+        module: Class name of its module; ``""`` for an operation.
+        aliases: Further names of the module.
+        ordinals: The how many-th of each of its classes it is to run, from 1.
+    """
+
+    site: str
+    path: str
+    port: Port = "out"
+    call: int | None = None
+    calls: int | None = None
+    module: str = ""
+    aliases: tuple[str, ...] = ()
+    ordinals: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_text(cls, text: str) -> "SiteSpec":
+        """Say what the text of a site alone tells."""
+        site = Site.parse(text)
+        return cls(text, site.path, site.port, site.call)
+
+
+@dataclass(frozen=True, slots=True)
 class StepSpec:
     """What one step of a store holds; written once, before its data.
 
@@ -82,6 +115,9 @@ class StepSpec:
         codec: ``"fast"`` (LZ4) or ``"compact"`` (Zstandard).
         settings: What the values depend on; a run that continues must have the same.
         skipped: Values that could not be stored, and why.
+        sites: The sites, in the order of execution; empty in stores of early releases.
+        provenance: Where the values come from: command, versions, what the caller added. Nothing
+            depends on it.
     """
 
     step: int
@@ -91,6 +127,8 @@ class StepSpec:
     codec: Codec = "fast"
     settings: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    sites: tuple[SiteSpec, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Give the specification as plain values."""
@@ -98,12 +136,28 @@ class StepSpec:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> "StepSpec":
-        """Read what `to_json` gave."""
+        """Read what `to_json` gave, now or in another release; what is not known is passed over."""
         arrays = tuple(
-            ArraySpec(**{**array, "shape": tuple(array["shape"]), "dims": tuple(array["dims"])})
-            for array in plain["arrays"]
+            ArraySpec(**{**known, "shape": tuple(known["shape"]), "dims": tuple(known["dims"])})
+            for known in (_pick_known(ArraySpec, array) for array in plain["arrays"])
         )
-        return cls(**{**plain, "arrays": arrays})
+        sites = tuple(
+            SiteSpec(**{**known, "aliases": tuple(known["aliases"])})
+            for known in (_pick_known(SiteSpec, site) for site in plain.get("sites", ()))
+        )
+        return cls(**{**_pick_known(cls, plain), "arrays": arrays, "sites": sites})
+
+    @property
+    def table(self) -> dict[str, SiteSpec]:
+        """What is known of each site, by its text."""
+        # Early releases wrote no more than the texts.
+        plain = {array.site: SiteSpec.from_text(array.site) for array in self.arrays}
+        return {**plain, **{spec.site: spec for spec in self.sites}}
+
+
+def _pick_known(cls: type[Any], plain: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(cls)}
+    return {name: value for name, value in plain.items() if name in names}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,15 @@
 """Reading a store: lazily, without torch, and never a value that was not written."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stratascope._optional import require
-from stratascope.errors import SiteNotFoundError, StoreError
-from stratascope.sites import Site, suggest
+from stratascope.errors import StoreError
+from stratascope.sites import Site
 from stratascope.store._array import StoredArray, describe_owed
 from stratascope.store._chunks import DamageError, ShardReader, read_coordinate
 from stratascope.store._commit import committed_units
@@ -21,6 +21,7 @@ from stratascope.store._files import (
     read_spec,
 )
 from stratascope.store._layout import DATA, ArraySpec, Paths
+from stratascope.store._names import SiteNames
 
 
 def open_store(path: str | Path, *, step: int | None = None) -> "Store":
@@ -72,8 +73,9 @@ def _open_step(path: Path, step: int | None, *, stacklevel: int) -> "Store":
 class Store(Mapping[str, Any]):
     """Activations of a data set on disk: a read-only mapping from site to lazy array.
 
-    Sites are found by the text under which they were captured. A site that passes several tensors,
-    such as an LSTM, gives a dict of arrays by place.
+    Sites are found by the text under which they were captured, and by their other names: those of
+    a shared module, ``Conv1d[5]``, ``relu@-1``. A site that passes several tensors, such as an
+    LSTM, gives a dict of arrays by place.
 
     Attributes:
         path: The store's folder.
@@ -99,6 +101,8 @@ class Store(Mapping[str, Any]):
         self._sites: dict[str, list[ArraySpec]] = {}
         for array in self._spec.arrays:
             self._sites.setdefault(array.site, []).append(array)
+        table = self._spec.table
+        self._names = SiteNames(str(path), [table[site] for site in self._sites])
         self._readers = {a.key: ShardReader(self._paths.group / a.key) for a in self._spec.arrays}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -114,6 +118,11 @@ class Store(Mapping[str, Any]):
     def settings(self) -> dict[str, Any]:
         """What the values depend on: model, data, sites, batch size."""
         return dict(self._spec.settings)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the values come from: command, versions, and what the caller added."""
+        return dict(self._spec.provenance)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -216,16 +225,56 @@ class Store(Mapping[str, Any]):
             self.path / DATA, engine="zarr", group=str(self.step), consolidated=False, chunks=None
         )
 
+    def to_numpy(self, sites: str | Site | Iterable[str | Site] | None = None) -> dict[str, Any]:
+        """Read whole sites into memory: an array each, or a dict of arrays by place.
+
+        Args:
+            sites: Names or globs, as for `select`; None means all.
+
+        Raises:
+            SiteNotFoundError: A name picks nothing.
+            StoreError: Samples are not there yet, or are damaged.
+
+        >>> import numpy as np, torch, stratascope as ss
+        >>> data = np.ones((20, 1, 10), "float32")
+        >>> store = ss.extract(torch.nn.Conv1d(1, 4, 3), data, "model", to="numpy.zarr")
+        >>> store.to_numpy()["model"].shape
+        (20, 4, 8)
+        """
+        return {name: _load(self[name]) for name in self.select(sites)}
+
     def find(self, name: str | Site) -> str:
         """Find the site behind a name, as the store lists it.
+
+        Args:
+            name: The site's text, another name of a shared module, ``Conv1d[5]`` for the fifth of
+                its class to run, ``relu@-1`` for the last call.
 
         Raises:
             SiteNotFoundError: The store does not hold it; the message lists near names.
         """
-        for known in (str(name), str(self._canonical(str(name)))):
-            if known in self._sites:
-                return known
-        raise self._not_found(str(name))
+        return self._names.find(str(name))
+
+    def select(self, sites: str | Site | Iterable[str | Site] | None = None) -> tuple[str, ...]:
+        """List the sites that names pick, in the order of execution.
+
+        Args:
+            sites: Names, globs such as ``enc.*``, all of a class as ``Conv1d[*]``; None means all.
+
+        Raises:
+            SiteNotFoundError: A name picks nothing; the message lists near names.
+
+        >>> import numpy as np, torch, stratascope as ss
+        >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
+        >>> store = ss.extract(model, np.ones((9, 1, 8), "float32"), "**", to="select.zarr")
+        >>> store.select("Conv1d[*]"), store.select(["1", "Conv1d[1]"])
+        (('0',), ('0', '1'))
+        """
+        if sites is None:
+            return tuple(self)
+        given = [sites] if isinstance(sites, str | Site) else list(sites)
+        picked = {found for name in given for found in self._names.select(str(name))}
+        return tuple(site for site in self if site in picked)
 
     def __getitem__(self, name: str | Site) -> Any:
         arrays = self._sites[self.find(name)]
@@ -261,15 +310,8 @@ class Store(Mapping[str, Any]):
         shards = (self._paths.shard(array, n) for n in committed_units(self._paths.commits))
         return sum(shard.stat().st_size for shard in shards if shard.exists())
 
-    def _canonical(self, name: str) -> Site:
-        """Read ``relu@1`` as ``relu`` where the module runs once."""
-        site = Site.parse(name)
-        return Site(site.path, site.port) if site.call in (1, -1) else site
 
-    def _not_found(self, name: str) -> SiteNotFoundError:
-        calls = [site for site in self if site.startswith(f"{name}@")]
-        hint = suggest(name, self)
-        if calls:
-            hint = f" It ran several times: ask for one of {', '.join(map(repr, calls))}."
-        listed = ", ".join(list(self)[:8]) + (" …" if len(self) > 8 else "")
-        return SiteNotFoundError(f"{self.path} holds no site {name!r}.{hint} It holds: {listed}")
+def _load(value: StoredArray | dict[str, StoredArray]) -> Any:
+    if isinstance(value, dict):
+        return {place: array[:] for place, array in value.items()}
+    return value[:]

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -219,12 +220,17 @@ class StepWriter:
 
     def _write_metadata(self, samples: int) -> None:
         group = self._paths.group
-        attributes = {"step": self.spec.step, "settings": self.spec.settings}
+        attributes = {
+            "step": self.spec.step,
+            "settings": self.spec.settings,
+            "provenance": self.spec.provenance,
+        }
         write_whole(group / "zarr.json", encode_json(group_metadata(attributes)))
+        table = self.spec.table
         for array in self.spec.arrays:
-            site = group_metadata({"site": array.site, "module": array.kind})
+            site = asdict(table[array.site])
             folder = group / array.key
-            write_whole(folder.parent / "zarr.json", encode_json(site))
+            write_whole(folder.parent / "zarr.json", encode_json(group_metadata(site)))
             metadata = encode_json(array_metadata(array, self.spec, samples))
             write_whole(folder / "zarr.json", metadata)
         write_whole(group / "sample" / "zarr.json", encode_json(coordinate_metadata(samples)))

@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, sentences, nothing overwritten."""
 
+import hashlib
 import json
 import resource
 import subprocess
@@ -127,6 +128,23 @@ def test_weights_are_loaded(here):
 
     assert codes == [0, 0]
     assert files_of(here / "trained.pt.zarr" / "data.zarr" / "0" / "2").keys()
+
+
+def test_a_store_knows_what_the_command_was_given(here, monkeypatch):
+    from stratascope import open_store
+
+    state = torch.nn.Sequential(
+        torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU(), torch.nn.Conv1d(4, 2, 3)
+    ).state_dict()
+    torch.save(state, "trained.pt")
+    monkeypatch.setattr(sys, "argv", ["stratascope", "extract"])
+    main(extract("--weights", "trained.pt"))
+    known = open_store("a.zarr").provenance
+
+    assert (known["model"], known["data"]) == ("nets.py:build", "nets.py:windows")
+    digest = hashlib.sha256(Path("trained.pt").read_bytes()).hexdigest()
+    assert known["weights"] == {"file": "trained.pt", "sha256": digest}
+    assert known["command"] == "stratascope extract"
 
 
 def test_safetensors_are_loaded(here):

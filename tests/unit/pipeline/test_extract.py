@@ -446,6 +446,111 @@ def test_the_settings_are_kept_with_the_data(run):
     assert store.settings["written_by"].startswith("stratascope ")
 
 
+def test_command_versions_and_what_the_caller_adds_are_kept_with_the_data(run, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "--rate", "a b"])
+    store = run(convnet(), "0", provenance={"weights": {"file": "best.pt", "folds": (1, 2)}})
+    group = json.loads((store.path / "data.zarr" / "0" / "zarr.json").read_text())
+
+    assert group["attributes"]["provenance"] == store.provenance
+    assert store.provenance["command"] == "train.py --rate 'a b'"
+    assert store.provenance["versions"]["torch"] == torch.__version__
+    assert store.provenance["weights"] == {"file": "best.pt", "folds": [1, 2]}
+
+
+def test_what_json_cannot_hold_is_refused_before_anything_is_written(run, tmp_path):
+    with pytest.raises(TypeError, match=r"provenance must be what JSON can hold: .*Conv1d"):
+        run(convnet(), provenance={"layer": nn.Conv1d(1, 1, 1)})
+    assert not (tmp_path / "s").exists()
+
+
+def test_another_command_continues_and_changes_nothing(run, monkeypatch):
+    store = run(convnet(), "0", provenance={"weights": "best.pt"})
+    whole = {name: content for name, (content, _) in tree(store.path).items()}
+    for name in ("complete", "u00000001"):
+        (store.path / "commits" / "0" / f"{name}.json").unlink()
+    monkeypatch.setattr("sys.argv", ["another.py"])
+    run(convnet(), "0", resume=True, provenance={"weights": "renamed.pt"})
+
+    assert {name: content for name, (content, _) in tree(store.path).items()} == whole
+
+
+class Twice(nn.Module):
+    """A shared module under two names, a block in a block, and what never runs."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.unused = nn.Conv1d(2, 2, 1)
+        self.last = nn.Conv1d(2, 2, 1)
+        self.enc = nn.Sequential(nn.Sequential(nn.Conv1d(2, 2, 3, padding=1), nn.ReLU()))
+        self.dec = self.enc
+
+    def forward(self, x):
+        return self.last(self.dec(self.enc(x)))
+
+
+def test_sites_are_found_by_every_name_that_a_tap_knows(run):
+    model = Twice()
+    x = torch.from_numpy(SIGNALS)
+    names = ["dec@1", "dec.0.1@-1", "Conv1d[1]@2", "Conv1d[2]", "_ConvNd[2]:in", "Sequential[2]@2"]
+    names += ["model", "last@1", "dec.0.0@2:in"]
+    with torch.no_grad(), ss.tap(model.eval(), ["**", "**:in", "", *names]) as acts:
+        model(x)
+    store = run(model, ["", "**", "**:in"], batch_size=150)
+
+    for name in (*names, ""):
+        np.testing.assert_array_equal(store[name][:], acts[name].numpy(), strict=True)
+    assert store.find("Conv1d[2]") == "last"
+    with pytest.raises(SiteNotFoundError, match=r"It ran several times: .* 'enc@1', 'enc@2'"):
+        store["dec"]
+    with pytest.raises(SiteNotFoundError, match=r"Of that class it holds Conv1d\[1\], .*Conv1d\[2"):
+        store["Conv1d[3]"]
+
+
+def test_a_class_is_counted_also_where_only_one_of_it_is_stored(run):
+    store = run(Twice(), "last")
+
+    assert store.find("Conv1d[2]") == "last"
+    with pytest.raises(SiteNotFoundError, match=r"Of that class it holds Conv1d\[2\]\."):
+        store["Conv1d[1]"]
+
+
+def test_the_table_of_sites_is_kept_with_the_data(run):
+    store = run(Twice(), ["last", "enc.0.1"])
+    folder = store.path / "data.zarr" / "0"
+    last, relu = (
+        json.loads((folder / name / "zarr.json").read_text())["attributes"]
+        for name in ("last", "enc.0.1@2")
+    )
+
+    assert last == {
+        "site": "last",
+        "path": "last",
+        "port": "out",
+        "call": None,
+        "calls": 1,
+        "module": "Conv1d",
+        "aliases": [],
+        "ordinals": {"Conv1d": 2, "_ConvNd": 2},
+    }
+    assert (relu["call"], relu["calls"], relu["aliases"]) == (2, 2, ["dec.0.1"])
+
+
+def test_looking_at_the_order_leaves_the_fused_forward_of_transformers(run, monkeypatch):
+    fused, calls = torch._transformer_encoder_layer_fwd, []
+
+    def forward(*args):
+        calls.append(args)
+        return fused(*args)
+
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", forward)
+    layer = nn.TransformerEncoderLayer(12, 2, 16, batch_first=True)
+    store = run(nn.Sequential(layer, nn.Identity()), "1", batch_size=50)
+
+    assert len(calls) == 3
+    assert store.find("Identity[1]") == "1"
+
+
 def test_more_than_the_disk_holds_is_warned_of_at_the_beginning(run, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())
 

@@ -164,3 +164,12 @@ def test_a_network_around_a_sequence_is_not_one_itself():
     arrays, _ = describe_run(Net(), [torch.zeros(9, 4, 3)], ["head", "model"])
 
     assert [array.shape for array in arrays] == [(4,), (4,)]
+
+
+def test_what_is_compiled_is_stored_as_what_it_is():
+    linear = torch.compile(nn.Linear(3, 2), backend="eager")
+    model = nn.Sequential(linear, nn.LSTM(2, 2))
+
+    assert name_kinds(torch.compile(model, backend="eager")) == name_kinds(model)
+    assert name_kinds(model)["0"] == Kind("Linear")
+    assert name_kinds(model)["1"] == Kind("LSTM", sequence_first=True)

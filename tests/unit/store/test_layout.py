@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratascope.store import DTYPES, UNIT_MULTIPLE, ArraySpec, Paths, StepSpec
+from stratascope.store import DTYPES, UNIT_MULTIPLE, ArraySpec, Paths, SiteSpec, StepSpec
 from stratascope.store._layout import (
     CHUNK_BYTES,
     TILE_BYTES,
@@ -67,9 +67,29 @@ def test_chunks_hold_a_few_samples_of_whole_maps(shape, chunk):
 
 def test_a_specification_comes_back_from_json_as_it_was():
     arrays = (make_array((3, 4)), make_array((), "bool"))
-    spec = StepSpec(5, None, 128, arrays, "compact", {"dtype": None}, {"lstm/1": "its shape"})
+    site = SiteSpec("enc.3@2", "enc.3", "out", 2, 2, "Conv2d", ("dec.3",), {"Conv2d": 1})
+    spec = StepSpec(
+        *(5, None, 128, arrays, "compact", {"dtype": None}, {"lstm/1": "its shape"}),
+        sites=(site,),
+        provenance={"command": "train.py"},
+    )
+    read = StepSpec.from_json(json.loads(encode_json(spec.to_json())))
 
-    assert StepSpec.from_json(json.loads(encode_json(spec.to_json()))) == spec
+    assert read == spec
+    assert read.provenance == spec.provenance
+    assert read.table == {"enc.3@2": site, "enc.3": SiteSpec("enc.3", "enc.3")}
+
+
+def test_a_specification_of_another_release_is_read():
+    spec = StepSpec(0, 5, 64, (make_array((3,)),))
+    plain = spec.to_json()
+    del plain["sites"], plain["provenance"]
+    older = StepSpec.from_json(plain)
+    newer = StepSpec.from_json(
+        {**plain, "colour": "red", "arrays": [{**plain["arrays"][0], "unit": "m/s"}]}
+    )
+
+    assert older == newer == spec
 
 
 def test_the_files_of_a_step_lie_where_the_layout_says():

@@ -262,6 +262,23 @@ def test_a_site_that_is_not_there_is_an_error_with_near_names(store, name, words
         store[name]
 
 
+def test_sites_are_selected_in_the_order_of_the_store(store):
+    assert store.select() == tuple(store)
+    assert store.select(["relu", Site("enc.3")]) == ("enc.3", "relu@1", "relu@2")
+    assert store.select("**:in") == ("enc.3:in",)
+    with pytest.raises(SiteNotFoundError, match=r"holds no site 'dec\.\*'"):
+        store.select(["enc.3", "dec.*"])
+
+
+def test_whole_sites_are_read_into_memory(store):
+    found = store.to_numpy(["loss", "lstm"])
+
+    assert list(found) == ["loss", "lstm"]
+    np.testing.assert_array_equal(found["loss"], VALUES["loss"], strict=True)
+    assert found["lstm"]["1"].tolist() == [[1, 1]] * SAMPLES
+    assert list(store.to_numpy()) == list(store)
+
+
 def test_the_last_step_is_shown_and_the_others_are_found(store):
     assert store.step == 200
     assert store.steps == (0, 200)

@@ -1,0 +1,77 @@
+"""The names of the sites of a step: aliases, and which of its class a module is to run."""
+
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from stratascope.sites import ModuleTable, Site, class_names
+from stratascope.store import SiteSpec
+
+
+class RunOrder:
+    """Which modules of a model a forward ran, in the order in which they began, and how often.
+
+    Attributes:
+        calls: How often each ran, by path, in that order.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.calls: Counter[str] = Counter()
+        self._paths = {id(module): path for path, module in ModuleTable(model).modules.items()}
+        self._thread = threading.get_ident()
+
+    @contextmanager
+    def watching(self) -> Generator[None]:
+        """Note what runs."""
+        # A hook on the modules themselves would keep transformers from their fused forward, and
+        # the first batch would not be computed as the others are.
+        handle = register_module_forward_pre_hook(self._note)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _note(self, module: nn.Module, args: Any) -> None:
+        path = self._paths.get(id(module))
+        if path is not None and threading.get_ident() == self._thread:
+            self.calls[path] += 1
+
+
+def describe_sites(
+    model: nn.Module, sites: Iterable[Site], order: RunOrder
+) -> tuple[SiteSpec, ...]:
+    """Say what is known of sites beside their values.
+
+    Args:
+        model: The network.
+        sites: The sites.
+        order: What was noted of the forward that gave their values.
+    """
+    table = ModuleTable(model)
+    aliases: dict[str, list[str]] = {}
+    for alias, path in table.aliases.items():
+        aliases.setdefault(path, []).append(alias)
+    ran: Counter[str] = Counter()
+    ordinals: dict[str, dict[str, int]] = {}
+    for path in order.calls:
+        names = class_names(table.modules[path])
+        ran.update(names)
+        ordinals[path] = {name: ran[name] for name in names}
+    return tuple(
+        SiteSpec(
+            site=str(site),
+            path=site.path,
+            port=site.port,
+            call=site.call,
+            calls=order.calls.get(site.path),
+            module=type(table.modules[site.path]).__name__ if site.path in table.modules else "",
+            aliases=tuple(aliases.get(site.path, ())),
+            ordinals=ordinals.get(site.path, {}),
+        )
+        for site in sites
+    )
