@@ -6,12 +6,13 @@ from types import ModuleType
 from stratascope.errors import MissingExtraError
 
 
-def require(module: str, *, extra: str) -> ModuleType:
+def require(module: str, *, extra: str | None = None) -> ModuleType:
     """Import an optional package, or say which extra brings it.
 
     Args:
         module: The dotted name to import.
-        extra: The extra of stratascope that installs it.
+        extra: The extra of stratascope that installs it; None for a package that reading a store
+            can do without, although stratascope installs it.
 
     Raises:
         MissingExtraError: The package is not installed.
@@ -25,6 +26,7 @@ def require(module: str, *, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != package:
             raise
+        wanted = f"'stratascope[{extra}]'" if extra else package
         raise MissingExtraError(
-            f"this needs {package}, which is not installed: pip install 'stratascope[{extra}]'"
+            f"this needs {package}, which is not installed: pip install {wanted}"
         ) from None

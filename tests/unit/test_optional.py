@@ -31,3 +31,10 @@ def test_a_package_that_breaks_while_it_is_imported_is_not_called_missing(tmp_pa
         require("broken_inside", extra="view")
 
     assert not isinstance(caught.value, MissingExtraError)
+
+
+def test_a_package_that_no_extra_brings_is_named_itself():
+    with pytest.raises(
+        MissingExtraError, match=r"needs no_such_package, .*: pip install no_such_pa"
+    ):
+        require("no_such_package")

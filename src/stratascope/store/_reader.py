@@ -13,6 +13,7 @@ from stratascope.sites import Site
 from stratascope.store._array import StoredArray, describe_owed
 from stratascope.store._chunks import DamageError, ShardReader, read_coordinate
 from stratascope.store._commit import committed_units
+from stratascope.store._dataset import SampleDataset
 from stratascope.store._files import (
     find_root,
     list_steps,
@@ -242,6 +243,37 @@ class Store(Mapping[str, Any]):
         (20, 4, 8)
         """
         return {name: _load(self[name]) for name in self.select(sites)}
+
+    def to_torch(
+        self, sites: str | Site | Iterable[str | Site] | None = None, *, targets: Any = None
+    ) -> Any:
+        """Give the samples to PyTorch, as a map-style data set for a ``DataLoader``.
+
+        Each item is a dict: by site the tensor of the sample, or a dict of tensors by place; under
+        ``"sample"`` its index in the data set; under ``"target"`` its target. Several numbers at
+        once, ``dataset[[3, 17]]``, give a batch. Shuffled reading unpacks whole chunks of 8 to 64
+        samples for each one: read what fits into memory with `to_numpy`.
+
+        Args:
+            sites: Names or globs, as for `select`; None means all.
+            targets: The targets of the data set that was extracted, in its order: an array, a
+                tensor or a list. They are lined up with the samples by their index.
+
+        Raises:
+            SiteNotFoundError: A name picks nothing.
+            StoreError: The step is incomplete.
+            DataError: There are fewer targets than samples.
+
+        >>> import numpy as np, torch, stratascope as ss
+        >>> data = np.ones((20, 1, 10), "float32")
+        >>> store = ss.extract(torch.nn.Conv1d(1, 4, 3), data, "model", to="probe.zarr")
+        >>> dataset = store.to_torch("model", targets=np.arange(20) % 2)
+        >>> for batch in torch.utils.data.DataLoader(dataset, batch_size=16, shuffle=True):
+        ...     print(batch["model"].shape, batch["target"].shape)
+        torch.Size([16, 4, 8]) torch.Size([16])
+        torch.Size([4, 4, 8]) torch.Size([4])
+        """
+        return SampleDataset(self, self.select(sites), targets)
 
     def find(self, name: str | Site) -> str:
         """Find the site behind a name, as the store lists it.
