@@ -24,8 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 import stratascope as ss
 from stratascope.errors import CaptureError
+from stratascope.pipeline import _together
 
 RANKS = 2
+PROBE = torch.linspace(-1, 1, 3 * 16).reshape(3, 1, 16)
 PATIENCE = 120
 CHECKS: dict[str, Callable[[], None]] = {}
 
@@ -124,12 +126,38 @@ def train(model: nn.Module, steps: int = 3, look: Callable[[int], object] = lamb
         model(batch(step)).square().mean().backward()
         look(step)
         optimiser.step()
+    return list_weights(model)
+
+
+def list_weights(model: nn.Module) -> dict[str, Tensor]:
+    """List all weights in full; every process has to ask."""
     state = model.state_dict().items()
     return {name.removeprefix("module."): _make_whole(value) for name, value in state}
 
 
 def _make_whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def train_recorded(model: nn.Module, rec: Any) -> dict[str, Tensor]:
+    """Train and record, and look at whether the store holds what a whole network gives."""
+    expected, plain = {}, build()
+
+    def look(step: int) -> None:
+        if rec is not None:
+            rec.step(step)
+        plain.load_state_dict(list_weights(model))
+        with torch.no_grad():
+            expected[step] = plain.eval().enc[:2](PROBE)
+
+    trained = train(model, look=look)
+    if rec is not None:
+        rec.close()
+        assert rec.steps == (() if rec.path is None else (0, 1, 2))
+    for step in () if rec is None else rec.steps:
+        stored = ss.open_store("run.zarr", step=step)["enc.1"]
+        assert torch.equal(torch.from_numpy(stored[:]), expected[step]), step
+    return trained
 
 
 def check_same_training(trained: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -207,7 +235,28 @@ def one_process_looks_at_a_ddp_and_does_not_wait_for_the_other() -> None:
         part = ss.submodel(model, "module.enc.1", example=example)
         assert part.method == "graph"
         assert torch.equal(part(batch())["enc.1"], capture(build())["enc.1"])
+        store = ss.extract(model, PROBE, "enc.1", to="acts.zarr", progress=False)
+        assert torch.equal(torch.from_numpy(store["enc.1"][:]), part.eval()(PROBE)["enc.1"])
     distributed.barrier()
+
+
+@check
+def one_process_records_a_training_of_ddp() -> None:
+    model = wrap(build())
+    rec = ss.record(model, "enc.1", to="run.zarr", every=1, probe=PROBE) if rank() == 0 else None
+    check_same_training(train_recorded(model, rec), train(wrap(build())))
+
+
+@check
+def one_process_records_its_batches_of_ddp() -> None:
+    model = wrap(build())
+    if rank() == 0:
+        with ss.record(model, "enc.1", to="run.zarr", every=2) as rec:
+            train(model, look=rec.step)
+        assert ss.open_store("run.zarr").steps == (0, 2)
+        assert ss.open_store("run.zarr")["enc.1"].shape == (2, 4, 16)
+    else:
+        train(model)
 
 
 # fully_shard
@@ -323,6 +372,43 @@ def a_submodel_of_a_sharded_network_runs_it_to_its_end() -> None:
 
 
 @check
+def all_processes_record_the_training_of_a_sharded_network() -> None:
+    model = shard(build())
+    to = "run.zarr" if rank() == 0 else None
+    rec = ss.record(model, ["enc.1", "head"], to=to, every=1, probe=PROBE)
+    check_same_training(train_recorded(model, rec), train(shard(build())))
+
+
+@check
+def a_sharded_training_goes_on_from_a_checkpoint() -> None:
+    to = "run.zarr" if rank() == 0 else None
+    for steps in (2, 3):
+        model = shard(build())
+        with ss.record(model, "enc.1", to=to, every=1, probe=PROBE, resume=True) as rec:
+            train(model, steps, look=rec.step)
+    if rank() == 0:
+        assert rec.steps == (2,)
+        assert ss.open_store("run.zarr").steps == (0, 1, 2)
+
+
+@check
+def one_process_records_its_batches_of_a_sharded_network() -> None:
+    model = shard(build())
+    if rank() == 0:
+        with ss.record(model, "enc.1", to="run.zarr", every=2) as rec:
+            train(model, look=rec.step)
+        assert ss.open_store("run.zarr").steps == (0, 2)
+    else:
+        train(model)
+
+
+@check
+def two_processes_do_not_both_write() -> None:
+    with pytest.raises(CaptureError, match=r"2 of them are to: give to=None to the others"):
+        ss.record(shard(build()), "enc.1", to="run.zarr", probe=PROBE)
+
+
+@check
 def a_sharded_network_is_traced_as_a_whole_one() -> None:
     settings = {"keep": "all", "statistics": True}
     run = ss.trace(shard(build()), batch(), **settings)
@@ -332,6 +418,22 @@ def a_sharded_network_is_traced_as_a_whole_one() -> None:
         operation.output_summaries for operation in expected
     ]
     check_same(run.activations, expected.activations)
+
+
+# Last, as the processes cannot talk to each other any more.
+
+
+@check
+def a_process_that_does_not_record_is_not_waited_for_without_end() -> None:
+    model = shard(build())
+    _together._PATIENCE = timedelta(seconds=0.5)
+    if rank() == 0:
+        with pytest.raises(
+            CaptureError, match=r"did not begin to within 0.5 s: make the"
+        ):
+            ss.record(model, "enc.1", to="run.zarr", probe=PROBE)
+    else:
+        time.sleep(1)
 
 
 def run_together(folder: Path) -> dict[str, list[str]]:

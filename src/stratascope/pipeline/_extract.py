@@ -37,7 +37,7 @@ from stratascope.pipeline._values import (
     parse_dtype,
 )
 from stratascope.pipeline._warn import warn_caller
-from stratascope.sites import Selector
+from stratascope.sites import Selector, unwrap
 from stratascope.store import (
     UNIT_MULTIPLE,
     Paths,
@@ -123,8 +123,9 @@ def extract(
     matches = match_forward_sites(model, sites)
     source = make_source(data, batch_size=batch_size, limit=limit)
     parsed = parse_dtype(dtype)
+    network = unwrap(model)
     settings = describe_settings(
-        model,
+        network,
         [match.text for match in matches],
         source.describe(),
         batch_size=batch_size,
@@ -140,7 +141,7 @@ def extract(
         run = _Run(root, source, spec or begin)
         # The hooks are on already: they must go even if the model cannot be moved.
         with handle, placed(model, device) as place, evaluating(model), torch.no_grad():
-            run.execute(model, handle, place, progress=progress)
+            run.execute(network, handle, place, progress=progress)
     return open_store(root, step=step)
 
 

@@ -79,7 +79,9 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 def raw_bytes(tensor: Tensor) -> bytes:
     """Give the values of a tensor of any type as they lie in memory."""
-    plain = tensor.detach().cpu()
+    # Of what several processes hold together, this one's part: to ask for the whole would need all.
+    part = getattr(tensor, "to_local", lambda: tensor)()
+    plain = part.detach().cpu()
     if plain.is_quantized:
         plain = plain.int_repr()
     # What is conjugated, or negated, only says so of the memory of another.

@@ -28,9 +28,10 @@ from stratascope.errors import DataError, StoreError, StratascopeError
 from stratascope.pipeline._extract import comparable, describe_settings, find_held
 from stratascope.pipeline._fingerprint import differences
 from stratascope.pipeline._source import Batch, digest_batch, make_source
+from stratascope.pipeline._together import meet
 from stratascope.pipeline._transfer import placed, run_forward, to_host, to_numpy
 from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds, parse_dtype
-from stratascope.sites import Selector
+from stratascope.sites import Selector, unwrap
 from stratascope.store import UNIT_MULTIPLE, Paths, StepSpec, StepWriter
 
 _TRAINING = {"kind": "training batch"}
@@ -40,7 +41,7 @@ def record(
     model: nn.Module,
     sites: Selector | Iterable[Selector],
     *,
-    to: str | Path,
+    to: str | Path | None,
     every: int = 100,
     probe: Any = None,
     dtype: torch.dtype | str | None = None,
@@ -60,10 +61,15 @@ def record(
 
     Hooks of your own on the model see the probe too.
 
+    With DistributedDataParallel, record in one process. Parameters that ``fully_shard`` has spread
+    over several need all of these for the probe's forward: record in each, one with ``to`` and the
+    others with None.
+
     Args:
-        model: The network; of a DistributedDataParallel its ``module``.
+        model: The network.
         sites: What to keep: names, globs, modules, classes, predicates.
-        to: The store's folder, new or one that lacks the steps to come.
+        to: The store's folder, new or one that lacks the steps to come. None writes nothing, and
+            takes part in the forwards.
         every: How many steps apart.
         probe: A tensor with the samples first, or a batch as a DataLoader gives it: of
             ``(input, target)`` the input, a dict as named arguments. It is copied. None records
@@ -78,7 +84,8 @@ def record(
 
     Raises:
         SiteNotFoundError: A selector matches nothing.
-        CaptureError: A gradient is asked for.
+        CaptureError: A gradient is asked for, or some of the processes which hold the network
+            together do not record it.
         DataError: The probe is empty, or of no kind that can be run through.
         StoreError: The folder holds something else.
 
@@ -100,12 +107,17 @@ def record(
     sites = tuple(sites) if isinstance(sites, Iterator) else sites
     names = [match.text for match in match_forward_sites(model, sites)]
     parsed = parse_dtype(dtype)
+    network = unwrap(model)
+    if probe is not None:
+        meet(network, writes=to is not None)
     # Before the first hours of training, not after them.
-    find_held(Paths(Path(to), 0))
+    path = None if to is None else Path(to)
+    if path is not None:
+        find_held(Paths(path, 0))
 
     def describe(data: dict[str, Any], size: int) -> dict[str, Any]:
         return describe_settings(
-            model,
+            network,
             names,
             data,
             batch_size=size,
@@ -117,8 +129,8 @@ def record(
     def attach() -> Tap:
         return tap(model, sites, dtype=parsed, transform=transform)
 
-    source = _Forwards(model, attach()) if probe is None else _Probe(model, attach, probe)
-    return TrainingRecord(Path(to), source, describe, every=every, resume=resume)
+    source = _Forwards(network, attach()) if probe is None else _Probe(network, attach, probe)
+    return TrainingRecord(path, source, describe, every=every, resume=resume)
 
 
 class TrainingRecord(AbstractContextManager["TrainingRecord"]):
@@ -137,12 +149,12 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
     (0, 10)
 
     Attributes:
-        path: The store's folder.
+        path: The store's folder; None where another process writes.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         source: "_Probe | _Forwards",
         describe: Callable[[dict[str, Any], int], dict[str, Any]],
         *,
@@ -181,7 +193,7 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
         if number < 0:
             raise ValueError(f"global_step must not be negative, got {number}")
         if self._closed:
-            raise StoreError(f"this record of {self.path} is closed: make a new one")
+            raise StoreError(f"this record of {self.path or 'nothing'} is closed: make a new one")
         self._raise_error()
         stride = 1 if self._last is None else max(1, number - self._last)
         self._due = self._due or self._is_due(number, stride)
@@ -237,12 +249,15 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
                 "the model's inputs must begin with a tensor that has the samples first, but no "
                 "samples came: record with a probe"
             )
+        # Before all that concerns the writing, as every process takes part in a probe's forward.
+        acts = self._source.take()
+        if self.path is None:
+            return
         paths = Paths(self.path, number)
         settings = self._describe(self._source.describe(), self._source.size)
         held = self._check_held(paths, settings)
         if held is not None and paths.complete.exists():
             return
-        acts = self._source.take()
         values = collect_values(acts)
         batch = Batch(0, self._source.size, (), {})
         arrays, skipped = describe_arrays(values, batch, self._source.kinds)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from stratascope.sites import ModuleTable, Site, class_names
+from stratascope.sites import ModuleTable, Site, class_name, class_names
 from stratascope.store import SiteSpec
 
 
@@ -69,7 +69,7 @@ def describe_sites(
             port=site.port,
             call=site.call,
             calls=order.calls.get(site.path),
-            module=type(table.modules[site.path]).__name__ if site.path in table.modules else "",
+            module=class_name(table.modules[site.path]) if site.path in table.modules else "",
             aliases=tuple(aliases.get(site.path, ())),
             ordinals=ordinals.get(site.path, {}),
         )

@@ -9,7 +9,7 @@ from stratascope.capture import Activations, named_tensors
 from stratascope.errors import CaptureError, StoreError
 from stratascope.pipeline._source import Batch
 from stratascope.pipeline._warn import warn_caller
-from stratascope.sites import ModuleTable, Site
+from stratascope.sites import ModuleTable, Site, class_name
 from stratascope.store import DTYPES, ArraySpec, name_file
 
 # Modules whose last axis is the features: what they put out are tokens, not signals.
@@ -60,7 +60,7 @@ def name_kinds(model: nn.Module) -> dict[str, Kind]:
             # What lies within gets its values in the same order.
             unsure.update(id(part) for part in module.modules())
     return {
-        path: Kind(type(module).__name__, id(module) in unsure) for path, module in modules.items()
+        path: Kind(class_name(module), id(module) in unsure) for path, module in modules.items()
     }
 
 
