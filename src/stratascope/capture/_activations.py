@@ -10,7 +10,7 @@ from stratascope.capture._staging import Staged
 from stratascope.capture._structure import collect_tensors, named_tensors
 from stratascope.capture._tables import lay_out_html
 from stratascope.errors import CaptureError, SiteNotFoundError
-from stratascope.sites import ROOT_NAME, Port, Site, parse_class_index, suggest
+from stratascope.sites import ROOT_NAME, ModuleTable, Port, Site, parse_class_index, suggest
 
 Key = tuple[str, Port, int]
 """Path, port and call number of one captured value."""
@@ -192,7 +192,7 @@ class Activations(Mapping[Site, Any]):
                 _describe(value),
                 f"{sum(tensor.nbytes for tensor in collect_tensors([value])) / 1e6:.3g}",
             ]
-            for site, value in self.items()
+            for site, value in zip(self.sites, self._recording.values.values(), strict=True)
         ]
         return lay_out_html([repr(self).splitlines()[0]], ["site", "value", "MB"], rows)
 
@@ -245,9 +245,22 @@ class Activations(Mapping[Site, Any]):
         )
 
 
-def number_calls(acts: Activations, sites: Iterable[Site]) -> None:
-    """Name calls by number although the forward was left before it made the others."""
-    counts = acts._recording.counts  # pyright: ignore[reportPrivateUsage]
+def list_further_names(table: ModuleTable) -> dict[str, str]:
+    """Give every name under which a module of a model is looked up beside its first one."""
+    names = {**table.wrapped, **table.aliases}
+    if child := table.resolve(ROOT_NAME):
+        # A child of that name takes it from the root, also where only the root is captured.
+        names[ROOT_NAME] = child
+    return names
+
+
+def complete_names(acts: Activations, sites: Iterable[Site], aliases: dict[str, str]) -> None:
+    """Name the values of a part as those of the whole are named.
+
+    Calls go by number although the forward was left before it made the others.
+    """
+    recording = acts._recording  # pyright: ignore[reportPrivateUsage]
+    recording.aliases, counts = aliases, recording.counts
     for site in sites:
         if site.call is not None:
             key: tuple[str, Port] = (site.path, "in" if site.port == "in" else "out")

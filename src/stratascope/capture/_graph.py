@@ -1,12 +1,14 @@
 """Cutting a model by its graph, where torch.fx can trace it: what is not needed is not kept."""
 
 import operator
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
 
 from stratascope.capture._modes import evaluating
@@ -37,11 +39,16 @@ class GraphError(CaptureError):
     """A model, or a site of it, that has no graph; the message says why."""
 
 
+# While it traces, torch.fx has another call and another getattr on every module of the process.
+_tracing = threading.RLock()
+
+
 class _SiteTracer(fx.Tracer):
     """Traces a model and remembers what each call of a module or operation became."""
 
     def __init__(self) -> None:
         super().__init__()
+        self._thread = threading.get_ident()
         self.values: dict[tuple[str, int], Any] = {}
         self.inputs: dict[tuple[str, int], Any] = {}
         self._calls: dict[str, int] = {}
@@ -52,6 +59,8 @@ class _SiteTracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> Any:
         """Note what a module takes and gives, be it traced through or kept whole."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
         path = self.path_of_module(m)
         call = self._calls[path] = self._calls.get(path, 0) + 1
         if len(args) == 1 and not kwargs:
@@ -63,6 +72,12 @@ class _SiteTracer(fx.Tracer):
             self._paths.pop()
         self.values[path, call] = output
         return output
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Give an attribute of a module; of one that another thread runs, as it is."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def create_proxy(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Proxy:
         """Note what an operation gives."""
@@ -85,7 +100,7 @@ def trace_graph(model: nn.Module) -> tuple[fx.Graph, _SiteTracer]:
     graphs = []
     for training in (True, False):
         tracer = _SiteTracer()
-        with _mode(model, training=training):
+        with _tracing, _mode(model, training=training):
             try:
                 graph = tracer.trace(model)
             except Exception as error:
@@ -177,7 +192,9 @@ def _make_tail(
 def _make_module(model: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     module = fx.GraphModule(model, graph, class_name=type(model).__name__)
     module.delete_all_unused_submodules()
-    module.train(model.training)
+    # Flag by flag, as the layers are the model's own, and may be in a mixture of modes.
+    for path, part in module.named_modules():
+        part.training = model.get_submodule(path).training
     return module
 
 
@@ -271,6 +288,9 @@ def _writes_in_place(model: nn.Module, node: fx.Node) -> bool:
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     if node.op not in ("call_method", "call_function"):
         return False
+    if isinstance(node.target, OpOverload):
+        # What torch.export wrote: relu_.default.
+        return node.target._schema.is_mutable  # pyright: ignore[reportPrivateUsage]
     return (
         node.target in _WRITERS
         or (str(name).endswith("_") and not str(name).endswith("__"))

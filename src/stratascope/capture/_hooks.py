@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from stratascope.capture._modes import beside_graphs
+
 
 class Hook:
     """A hook that does nothing in a copy of its model, and that can be pickled with it.
@@ -75,7 +77,8 @@ class _Forward:
         self._model_id = id(model)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._function(*args, **kwargs)
+        # The model may be compiled after this came.
+        return beside_graphs(self._function)(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         copied = memo[self._model_id]

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -59,6 +59,11 @@ class _EagerStance:
 
 
 _eager_stance = _EagerStance()
+
+
+def beside_graphs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function that never becomes part of a compiled graph, whoever compiles around it."""
+    return torch.compiler.disable(function) if "torch._dynamo" in sys.modules else function
 
 
 def uncompiled() -> AbstractContextManager[None]:

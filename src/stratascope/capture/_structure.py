@@ -57,10 +57,14 @@ def _map_mapping(function: Callable[[Tensor], Any], value: Mapping[Any, Any]) ->
     if type(value) is dict:
         return mapped
     try:
-        return type(value)(mapped)  # pyright: ignore[reportCallIssue]
+        # Copied, not built anew: what the constructor takes differs from class to class.
+        copied: Any = copy.copy(value)
+        for key, part in mapped.items():
+            copied[key] = part
     except TypeError:
-        # A mapping that cannot be built from a dict still has its keys and values.
+        # A mapping that cannot be written to still has its keys and values.
         return mapped
+    return copied
 
 
 def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -1,7 +1,7 @@
 """The route by a submodel: a network that computes only what the wanted sites need."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, Literal
@@ -9,11 +9,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from stratascope.capture._activations import Activations, Key, Recording, number_calls
+from stratascope.capture._activations import (
+    Activations,
+    Key,
+    Recording,
+    complete_names,
+    list_further_names,
+)
 from stratascope.capture._graph import GraphError, cut_in_two, cut_values
-from stratascope.capture._modes import probing
+from stratascope.capture._modes import beside_graphs, probing
 from stratascope.capture._sharded import is_sharded, resharding
-from stratascope.capture._structure import named_tensors
+from stratascope.capture._snapshot import snapshot
+from stratascope.capture._structure import map_tensors, named_tensors
 from stratascope.capture._survey import match_forward_sites, select
 from stratascope.capture._take import make_take
 from stratascope.capture._tap import Tap, tap
@@ -38,9 +45,10 @@ class Submodel(nn.Module, ABC):
 
     method: Literal["graph", "stop"]
 
-    def __init__(self, sites: tuple[Site, ...], reason: str = "") -> None:
+    def __init__(self, sites: tuple[Site, ...], aliases: dict[str, str], reason: str = "") -> None:
         super().__init__()
         self.sites = sites
+        self._aliases = aliases
         self.reason = reason
 
     @abstractmethod
@@ -62,8 +70,10 @@ class StopSubmodel(Submodel):
 
     method = "stop"
 
-    def __init__(self, model: nn.Module, sites: tuple[Site, ...], reason: str) -> None:
-        super().__init__(sites, reason)
+    def __init__(
+        self, model: nn.Module, sites: tuple[Site, ...], aliases: dict[str, str], reason: str
+    ) -> None:
+        super().__init__(sites, aliases, reason)
         self.model = model
 
     def forward(self, *args: Any, **kwargs: Any) -> Activations:
@@ -72,6 +82,10 @@ class StopSubmodel(Submodel):
         Raises:
             CaptureError: The forward ended without reaching one of the sites.
         """
+        # A compiler around it would work for long on what makes and takes off the hooks.
+        return beside_graphs(self._run)(*args, **kwargs)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Activations:
         last = (self.sites[-1].path, self.sites[-1].port, self.sites[-1].call or 1)
         # Its own, as a submodel inside a submodel must not stop the outer one's stop.
         done = _WantedSitesDone()
@@ -91,7 +105,7 @@ class StopSubmodel(Submodel):
             except _WantedSitesDone as error:
                 if error is not done:
                     raise
-        number_calls(acts, self.sites)
+        complete_names(acts, self.sites, self._aliases)
         return acts
 
 
@@ -105,8 +119,10 @@ class GraphSubmodel(Submodel):
 
     method = "graph"
 
-    def __init__(self, graph: fx.GraphModule, sites: tuple[Site, ...]) -> None:
-        super().__init__(sites)
+    def __init__(
+        self, graph: fx.GraphModule, sites: tuple[Site, ...], aliases: dict[str, str]
+    ) -> None:
+        super().__init__(sites, aliases)
         self.graph = graph
 
     def forward(self, *args: Any, **kwargs: Any) -> Activations:
@@ -115,10 +131,11 @@ class GraphSubmodel(Submodel):
         recording = Recording()
         for site in self.sites:
             key = (site.path, site.port, site.call or 1)
-            recording.values[key] = found[str(site)]
+            # Sites may share memory with each other, with an input or a parameter.
+            recording.values[key] = map_tensors(snapshot, found[str(site)])
             recording.counts[site.path, site.port] = 1
         acts = Activations(recording)
-        number_calls(acts, self.sites)
+        complete_names(acts, self.sites, self._aliases)
         return acts
 
 
@@ -168,14 +185,15 @@ def submodel(
             "parameters over several processes: cut the submodel before that, or share them"
         )
     found = select(model, sites, example=example)
-    model = ModuleTable(model).modules[""]
+    table = ModuleTable(model)
+    model, aliases = table.modules[""], list_further_names(table)
     if not share:
         model = deepcopy(model)
     try:
-        part = GraphSubmodel(cut_values(model, found), found)
+        part = GraphSubmodel(cut_values(model, found), found, aliases)
         _check_equal(part, model, found, example)
     except GraphError as error:
-        return StopSubmodel(model, found, str(error))
+        return StopSubmodel(model, found, aliases, str(error))
     return part
 
 
@@ -243,6 +261,13 @@ def _check_equal(
 
 
 def _is_equal(first: Any, second: Any) -> bool:
+    if type(first) is not type(second):
+        # A graph makes a plain dict of a mapping of another class.
+        return False
+    if isinstance(first, tuple | list):
+        return len(first) == len(second) and all(map(_is_equal, first, second))
+    if isinstance(first, Mapping):
+        return first.keys() == second.keys() and all(_is_equal(first[k], second[k]) for k in first)
     mine, others = list(named_tensors(first)), list(named_tensors(second))
     return [place for place, _ in mine] == [place for place, _ in others] and all(
         _is_same(one, other) for (_, one), (_, other) in zip(mine, others, strict=True)
@@ -250,6 +275,9 @@ def _is_equal(first: Any, second: Any) -> bool:
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
+    if (one.shape, one.dtype, one.layout) != (other.shape, other.dtype, other.layout):
         return False
+    if one.is_quantized:
+        return torch.equal(one, other)
+    one, other = one.to_dense(), other.to_dense()
     return bool(torch.isclose(one, other, rtol=0, atol=0, equal_nan=True).all())

@@ -19,7 +19,8 @@ def make_take(
     """Make the function that turns a tensor which flowed into the one that is kept.
 
     Args:
-        copy: True copies at once, None when somebody writes; False gives the tensor itself.
+        copy: True copies at once, None when somebody writes; False gives the tensor itself,
+            unless its memory is not torch's.
         detach: Cut it off the autograd graph.
         device: Where to put it; None leaves it where it is.
         dtype: What floating-point tensors are cast to.
@@ -53,7 +54,12 @@ def _keep_reference(tensor: Tensor) -> Tensor:
         raise ValueError(
             "in inference_mode torch does not count writes, so copy=False cannot tell a lost value"
         )
-    return tensor
+    # Whose memory is a NumPy array's is written to past torch, which does not count that.
+    return tensor if _is_own_memory(tensor) else tensor.clone()
+
+
+def _is_own_memory(tensor: Tensor) -> bool:
+    return tensor.layout is not torch.strided or tensor.untyped_storage().resizable()
 
 
 def _can_cast(value: Tensor, dtype: torch.dtype | None) -> bool:

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 
-from stratascope.capture._activations import Activations, Key, Recording, name_key
+from stratascope.capture._activations import (
+    Activations,
+    Key,
+    Recording,
+    list_further_names,
+    name_key,
+)
 from stratascope.capture._budget import count_bytes, describe_excess
 from stratascope.capture._compiled import run_uncompiled
 from stratascope.capture._hooks import Hook
@@ -165,11 +171,7 @@ class Tap(AbstractContextManager[Activations]):
         self._max_bytes = max_bytes
         self._stores_plainly = not (by_reference or to_host or max_bytes is not None)
         self._watch: OperationWatch | None = None
-        aliases = {**table.wrapped, **table.aliases}
-        if child := table.resolve(ROOT_NAME):
-            # A child of that name takes it from the root, also where only the root is captured.
-            aliases[ROOT_NAME] = child
-        self._recording = Recording(aliases=aliases)
+        self._recording = Recording(aliases=list_further_names(table))
         self._activations = Activations(self._recording)
         self._root = id(table.modules[""])
         self._paused = False

@@ -1,5 +1,6 @@
 import dataclasses
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -161,12 +162,19 @@ def test_a_list_of_a_class_of_its_own_keeps_its_attributes():
     assert len(value) == 1
 
 
-def test_a_mapping_that_is_not_made_from_a_dict_becomes_one():
+def test_a_mapping_of_another_class_stays_one():
     value = defaultdict(list, a=torch.ones(1))
-    mapped = map_tensors(torch.clone, value)
+    mapped = map_tensors(torch.neg, value)
+
+    assert (type(mapped), mapped.default_factory) == (defaultdict, list)
+    assert (mapped["a"].item(), value["a"].item()) == (-1, 1)
+
+
+def test_a_mapping_that_cannot_be_written_to_becomes_a_dict():
+    mapped = map_tensors(torch.neg, MappingProxyType({"a": torch.ones(1)}))
 
     assert type(mapped) is dict
-    assert isinstance(mapped["a"], Tensor)
+    assert mapped["a"].item() == -1
 
 
 def test_what_holds_no_tensor_comes_back_as_it_is():
