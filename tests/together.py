@@ -428,9 +428,7 @@ def a_process_that_does_not_record_is_not_waited_for_without_end() -> None:
     model = shard(build())
     _together._PATIENCE = timedelta(seconds=0.5)
     if rank() == 0:
-        with pytest.raises(
-            CaptureError, match=r"did not begin to within 0.5 s: make the"
-        ):
+        with pytest.raises(CaptureError, match=r"in vain \(.*[Tt]imed? ?out.*: make the record"):
             ss.record(model, "enc.1", to="run.zarr", probe=PROBE)
     else:
         time.sleep(1)
@@ -461,7 +459,7 @@ def run_together(folder: Path) -> dict[str, list[str]]:
 
 def _read(folder: Path, name: str, number: int) -> str:
     file = folder / f"{name}.{number}"
-    return file.read_text() if file.exists() else "it did not come to its end"
+    return file.read_text() if file.exists() else "it was not reached, or did not come to its end"
 
 
 def _work(number: int, folder: Path) -> None:
@@ -483,6 +481,9 @@ def _work(number: int, folder: Path) -> None:
         except Exception:  # noqa: BLE001 - told by the test
             problem = traceback.format_exc()
         (folder / f"{name}.{number}").write_text(problem)
+        if problem:
+            # The other one may wait for this one now.
+            break
     distributed.destroy_process_group()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from stratascope.errors import CaptureError
+from stratascope.errors import CaptureError, first_line
 
 _PATIENCE = timedelta(minutes=2)
 
@@ -14,7 +14,7 @@ _PATIENCE = timedelta(minutes=2)
 def meet(model: nn.Module, *, writes: bool) -> None:
     """Wait for all processes that hold a network together, if it is held so.
 
-    Its forwards need them all: without one the others would wait, and nobody would know for what.
+    Its forwards need them all: without one the others would wait, and nobody would say for what.
 
     Raises:
         CaptureError: One of them does not come, or several of them are to write.
@@ -39,7 +39,7 @@ def _add_up(number: Tensor, group: Any) -> None:
         work.wait(_PATIENCE)
     except RuntimeError as error:
         raise CaptureError(
-            "all processes that hold a network together must record it, but one of them did not "
-            f"begin to within {_PATIENCE.total_seconds():g} s: make the record in each, with "
-            "to=None in all but one, and call its step in each"
+            "all processes that hold a network together must record it, but this one waited for "
+            f"the others in vain ({first_line(error)}): make the record in each, with to=None in "
+            "all but one, and call its step in each"
         ) from error
