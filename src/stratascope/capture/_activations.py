@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from stratascope.capture._staging import Staged
-from stratascope.capture._structure import collect_tensors, named_tensors
+from stratascope.capture._structure import count_bytes, named_tensors
 from stratascope.capture._tables import lay_out_html
 from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import ROOT_NAME, ModuleTable, Port, Site, parse_class_index, suggest
@@ -190,7 +190,7 @@ class Activations(Mapping[Site, Any]):
             [
                 str(site),
                 _describe(value),
-                f"{sum(tensor.nbytes for tensor in collect_tensors([value])) / 1e6:.3g}",
+                f"{count_bytes(value) / 1e6:.3g}",
             ]
             for site, value in zip(self.sites, self._recording.values.values(), strict=True)
         ]

@@ -2,23 +2,8 @@
 
 import heapq
 from collections.abc import Mapping
-from typing import Any
-
-import torch
 
 from stratascope.capture._activations import Key, name_key
-from stratascope.capture._structure import named_tensors
-
-
-def count_bytes(value: Any) -> int:
-    """Count what the tensors of a value take, each in full even where some share memory."""
-    total = 0
-    for _, tensor in named_tensors(value):
-        # The size of a sparse tensor is that of its parts, and torch does not say it.
-        sparse = tensor.layout is torch.sparse_coo
-        parts = (tensor._indices(), tensor._values()) if sparse else (tensor,)
-        total += sum(part.nbytes for part in parts)
-    return total
 
 
 def describe_excess(sizes: Mapping[Key, int], max_bytes: int) -> str:

@@ -37,7 +37,7 @@ from stratascope.capture._operations import (
 )
 from stratascope.capture._records import ModuleCall, Operation
 from stratascope.capture._snapshot import snapshot, unshare
-from stratascope.capture._structure import collect_tensors, map_tensors
+from stratascope.capture._structure import collect_tensors, count_bytes, map_tensors
 from stratascope.sites import ROOT_NAME, ModuleTable
 
 MODEL_INPUT = -1
@@ -256,7 +256,7 @@ class Recorder:
     def _keep(self, path: str, call: int, value: Any) -> None:
         now = self._now
         with DisableTorchFunction():
-            size = sum(tensor.nbytes for tensor in collect_tensors((value,)))
+            size = count_bytes(value)
         if now.kept_bytes + size > self._depth.max_bytes:
             now.left_out += 1
             return

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # Most arguments of a call of torch are one of these, and they hold no tensors.
@@ -94,6 +95,22 @@ def collect_tensors(values: Iterable[Any]) -> list[Tensor]:
         elif type(value) not in _BARE:
             found += [tensor for _, tensor in named_tensors(value)]
     return found
+
+
+def count_bytes(value: Any) -> int:
+    """Count what the tensors of a value take, each in full even where some share memory."""
+    return sum(part.nbytes for tensor in collect_tensors((value,)) for part in _list_parts(tensor))
+
+
+def _list_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    # The size of a sparse tensor is that of its parts, and torch does not say it.
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return (tensor,)
 
 
 def name_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

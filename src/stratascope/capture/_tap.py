@@ -18,13 +18,13 @@ from stratascope.capture._activations import (
     list_further_names,
     name_key,
 )
-from stratascope.capture._budget import count_bytes, describe_excess
+from stratascope.capture._budget import describe_excess
 from stratascope.capture._compiled import run_uncompiled
 from stratascope.capture._hooks import Hook
 from stratascope.capture._operations import is_operation
 from stratascope.capture._running import in_backward, is_nested
 from stratascope.capture._staging import stage
-from stratascope.capture._structure import map_tensors, name_arguments, named_tensors
+from stratascope.capture._structure import count_bytes, map_tensors, name_arguments, named_tensors
 from stratascope.capture._take import make_take
 from stratascope.capture._wanted import Wanted, is_match, was_reached
 from stratascope.capture._watch import OperationWatch

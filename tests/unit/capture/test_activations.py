@@ -216,3 +216,11 @@ def test_looking_through_very_many_sites_takes_no_time():
     acts = capture(model, "**")
 
     assert sum(1 for _ in acts.items()) == 3000
+
+
+def test_a_notebook_shows_sites_values_and_sizes(acts):
+    shown = acts._repr_html_()
+
+    assert shown.count("<tr>") == 13
+    assert "layers.0:in" in shown
+    assert "(2, 4) float32" in shown

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from stratascope.capture import map_tensors, named_tensors
+from stratascope.capture._structure import count_bytes
 
 Point = namedtuple("Point", ["x", "y"])
 
@@ -182,3 +183,26 @@ def test_what_holds_no_tensor_comes_back_as_it_is():
 
     assert map_tensors(torch.clone, marker) is marker
     assert map_tensors(torch.clone, None) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (torch.zeros(3, 2), 24),
+        (torch.zeros(100, 2, dtype=torch.float16)[:3], 12),
+        (torch.zeros(1).expand(5), 20),
+        ((torch.zeros(3), {"y": torch.zeros(2, dtype=torch.int64), "n": None}, 3), 28),
+        (torch.eye(100).to_sparse(), 100 * (2 * 8 + 4)),
+        (torch.zeros(2, 3, device="meta"), 24),
+        (None, 0),
+    ],
+    ids=["tensor", "part", "expanded", "structure", "sparse", "meta", "none"],
+)
+def test_a_value_counts_with_all_its_tensors_in_full(value, expected):
+    assert count_bytes(value) == expected
+
+
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant|BSR|CSC|BSC):UserWarning")
+@pytest.mark.parametrize("name", ["to_sparse_csr", "to_sparse_csc"])
+def test_compressed_rows_count_with_all_their_parts(name):
+    assert count_bytes(getattr(torch.eye(100), name)()) == 101 * 8 + 100 * (8 + 4)

@@ -452,3 +452,14 @@ def test_memory_that_torch_uses_again_keeps_no_value_of_another_layer():
             for name, values in flowed.items():
                 pairs = zip(values, run.activations.calls(name), strict=True)
                 assert all(torch.equal(*pair) for pair in pairs), name
+
+
+def test_sparse_values_are_recorded():
+    class Sparse(nn.Module):
+        def forward(self, x):
+            return x.to_sparse()
+
+    run = trace(Sparse(), torch.eye(3))
+
+    assert torch.equal(run.activations["model"].to_dense(), torch.eye(3))
+    assert run._repr_html_().count("<tr>") == 2
