@@ -232,6 +232,7 @@ def one_process_looks_at_a_ddp_and_does_not_wait_for_the_other() -> None:
     if rank() == 0:
         example = (batch(),)
         assert len(ss.survey(model, example=example)) == 18
+        assert ss.trace(model, batch()).activations["module.enc.1"].shape == (2, 4, 16)
         part = ss.submodel(model, "module.enc.1", example=example)
         assert part.method == "graph"
         assert torch.equal(part(batch())["enc.1"], capture(build())["enc.1"])
@@ -342,6 +343,10 @@ def a_look_before_the_optimiser_steps_leaves_the_training_as_it_is() -> None:
     plain, looked_at = shard(build()), shard(build())
     look = lambda step: ss.select(looked_at, "**", example=(batch(),))  # noqa: E731
     check_same_training(train(looked_at, look=look), train(plain))
+    plain, traced = shard(build()), shard(build())
+    # A trace runs the model in its own mode.
+    look = lambda step: ss.trace(traced.eval(), batch(), keep="all", backward=torch.sum)  # noqa: E731
+    check_same_training(train(traced.eval(), look=look), train(plain.eval()))
 
 
 @check
@@ -418,6 +423,7 @@ def a_sharded_network_is_traced_as_a_whole_one() -> None:
         operation.output_summaries for operation in expected
     ]
     check_same(run.activations, expected.activations)
+    assert [call.kind for call in run.modules] == [call.kind for call in expected.modules]
 
 
 # Last, as the processes cannot talk to each other any more.

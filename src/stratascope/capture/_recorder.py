@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import resolve_name
 
-from stratascope.capture._activations import Recording
+from stratascope.capture._activations import Recording, list_further_names
 from stratascope.capture._backward import BackwardWatch
 from stratascope.capture._flops import count_flops
 from stratascope.capture._hooks import Hook
@@ -36,9 +36,9 @@ from stratascope.capture._operations import (
     proceed,
 )
 from stratascope.capture._records import ModuleCall, Operation
-from stratascope.capture._snapshot import snapshot, unshare
+from stratascope.capture._snapshot import leave_parameters, snapshot, unshare
 from stratascope.capture._structure import collect_tensors, count_bytes, map_tensors
-from stratascope.sites import ROOT_NAME, ModuleTable
+from stratascope.sites import ROOT_NAME, ModuleTable, class_name
 
 MODEL_INPUT = -1
 # What is read of tensors in the hooks of modules is no operation of the network.
@@ -106,14 +106,14 @@ class Recorder:
 
     def __init__(self, model: nn.Module, depth: Depth) -> None:
         table = ModuleTable(model)
-        self._model = model
+        self._model = table.modules[""]
         # TorchScript takes no hooks; a call of it is not seen, but what goes in and comes out is.
         self._modules = {
             path: module
             for path, module in table.modules.items()
             if path and not isinstance(module, torch.jit.ScriptModule)
         }
-        self._aliases = table.aliases
+        self._aliases = list_further_names(table)
         self._depth = depth
         self._keeps = depth.keep_modules or depth.keep_operations
         self._now = Forward()
@@ -185,7 +185,7 @@ class Recorder:
         now.modules.append(
             ModuleCall(
                 name=path or ROOT_NAME,
-                kind=type(module).__name__,
+                kind=class_name(module),
                 depth=len(now.stack),
                 first=running.first,
                 stop=len(now.operations),
@@ -266,9 +266,9 @@ class Recorder:
     def _take(self, tensor: Tensor) -> Tensor:
         # A tensor of another class may have its own way to be detached and copied.
         if type(tensor) is not Tensor:
-            return snapshot(tensor.detach())
+            return snapshot(leave_parameters(tensor).detach())
         with DisableTorchFunction():
-            taken = snapshot(tensor.detach())
+            taken = snapshot(leave_parameters(tensor).detach())
             if (address := storage_address(tensor)) is not None:
                 shared = self._now.shared
                 if address not in shared:

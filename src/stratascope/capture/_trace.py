@@ -17,10 +17,11 @@ from stratascope.capture._activations import Activations
 from stratascope.capture._hooks import ReplacedForward
 from stratascope.capture._recorder import MODEL_INPUT, Depth, Forward, Recorder
 from stratascope.capture._records import Difference, Operation, TensorInfo
+from stratascope.capture._sharded import resharding
 from stratascope.capture._structure import collect_tensors, named_tensors
 from stratascope.capture._tables import lay_out, lay_out_html
 from stratascope.errors import CaptureError, SiteNotFoundError
-from stratascope.sites import suggest
+from stratascope.sites import suggest, unwrap
 
 Keep = Literal["none", "modules", "all"]
 _KEEPS = ("none", "modules", "all")
@@ -271,15 +272,21 @@ def trace(
         statistics=statistics,
         backward=backward is not None,
     )
+    # Not through DistributedDataParallel, where one process would wait for the others.
+    network = unwrap(model)
     recorder = Recorder(model, depth)
     inputs = (args, kwargs or {})
-    with recorder.attached():
-        found, output = recorder.record(lambda: model(*args, **(kwargs or {})), inputs)
-    if backward is not None and found.backward is not None:
-        try:
-            _run_backward(model, inputs, output, backward)
-        finally:
-            found.backward.remove()
+    leaves = [tensor for tensor in collect_tensors(inputs) if tensor.is_leaf]
+    with resharding(network):
+        # Before the forward gathers them: gradients are kept with the parts.
+        parameters = list(network.parameters())
+        with recorder.attached():
+            found, output = recorder.record(lambda: network(*args, **(kwargs or {})), inputs)
+        if backward is not None and found.backward is not None:
+            try:
+                _run_backward([*parameters, *leaves], output, backward)
+            finally:
+                found.backward.remove()
     return Trace(found, depth)
 
 
@@ -380,9 +387,7 @@ def _choose_depth(
     )
 
 
-def _run_backward(
-    model: nn.Module, inputs: tuple[Any, ...], output: Any, make_loss: Callable[[Any], Tensor]
-) -> None:
+def _run_backward(tensors: list[Tensor], output: Any, make_loss: Callable[[Any], Tensor]) -> None:
     loss = make_loss(output)
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         got = (
@@ -395,8 +400,7 @@ def _run_backward(
             f"backward must make one number that depends on the model's parameters, got {got}: "
             "run with gradients on, and reduce, as with backward=lambda output: output.sum()"
         )
-    leaves = [tensor for tensor in collect_tensors(inputs) if tensor.is_leaf]
-    held = [(tensor, tensor.grad) for tensor in (*model.parameters(), *leaves)]
+    held = [(tensor, tensor.grad) for tensor in tensors]
     try:
         for tensor, _ in held:
             tensor.grad = None
