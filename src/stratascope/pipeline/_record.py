@@ -24,7 +24,9 @@ from stratascope.capture import (
     named_tensors,
     tap,
 )
-from stratascope.errors import DataError, StoreError, StratascopeError
+from stratascope.capture._hooks import Hook
+from stratascope.capture._modes import uncompiled
+from stratascope.errors import CaptureError, DataError, StoreError, StratascopeError
 from stratascope.pipeline._extract import comparable, describe_settings, find_held
 from stratascope.pipeline._fingerprint import differences
 from stratascope.pipeline._source import Batch, digest_batch, make_source
@@ -186,7 +188,8 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
 
         Raises:
             StoreError: An earlier step could not be written, or the store already holds this one.
-            CaptureError: A site did not run, or gives what cannot be stored.
+            CaptureError: A site did not run or gives what cannot be stored, or the training never
+                called the model itself, but only its parts.
             DataError: The model cannot take the probe.
         """
         number = operator.index(global_step)
@@ -199,6 +202,8 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
         self._due = self._due or self._is_due(number, stride)
         self._last = number
         try:
+            if self._due:
+                self._source.check_called(number)
             if self._due and self._source.ready:
                 self._due = False
                 self._finish_writing()
@@ -335,6 +340,9 @@ class _Probe:
         with handle, placed(self._model, None) as place, _undisturbed(self._model, place):
             return run_forward(self._model, handle, self._batch, place)
 
+    def check_called(self, number: int) -> None:
+        """Nothing: no forward of the training is needed."""
+
     def prepare(self, due: bool) -> None:
         """Nothing: the probe runs when it is asked to."""
 
@@ -348,10 +356,14 @@ class _Forwards:
     def __init__(self, model: nn.Module, handle: Tap) -> None:
         self._handle = handle
         self._armed = True
+        self._awaited = False
+        self._seen = False
         self.kinds = name_kinds(model)
         self.size = 0
         self.ready = False
-        self._hook = model.register_forward_pre_hook(self._note_size, with_kwargs=True)
+        # A copy of the model must not note its forwards here.
+        hook = Hook(self._note_size)
+        self._hook = model.register_forward_pre_hook(hook, with_kwargs=True)
 
     def describe(self) -> dict[str, Any]:
         return {**_TRAINING, "samples": self.size}
@@ -361,11 +373,20 @@ class _Forwards:
         self._handle.check()
         return acts
 
+    def check_called(self, number: int) -> None:
+        """Make sure that the hooks were not on the model in vain."""
+        if self._awaited and not self._seen:
+            raise CaptureError(
+                "the training must call the model itself for its batches to be recorded, but did "
+                f"not before step {number}: record the part that it calls, record before "
+                "torch.compile, or record with a probe"
+            )
+
     def prepare(self, due: bool) -> None:
         """Keep the forwards to come, or let them pass so that nothing is held in vain."""
         self._handle.pop()
         self.ready = False
-        self._armed = due
+        self._armed = self._awaited = due
         if due:
             self._handle.resume()
         else:
@@ -380,7 +401,7 @@ class _Forwards:
 
     def _note_size(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self._armed:
-            self.ready = True
+            self.ready = self._seen = True
             tensors = (tensor for _, tensor in named_tensors((args, kwargs)) if tensor.ndim)
             self.size = next((tensor.shape[0] for tensor in tensors), 0)
 
@@ -391,6 +412,8 @@ def _undisturbed(model: nn.Module, place: torch.device | None) -> Generator[None
     kind = "cpu" if place is None else place.type
     devices = {t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
     with contextlib.ExitStack() as stack:
+        # Hooks and another mode would fill the caches of what the training has compiled.
+        stack.enter_context(uncompiled())
         stack.enter_context(torch.random.fork_rng(sorted(devices)))
         stack.callback(random.setstate, random.getstate())
         # The global one, which networks use that draw with NumPy.

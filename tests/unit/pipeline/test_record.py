@@ -1,6 +1,7 @@
 import contextlib
 import copy
 import json
+import pickle
 import random
 import resource
 
@@ -373,6 +374,27 @@ def test_a_site_that_never_runs_is_told_at_the_due_step(tmp_path, probe):
             rec.step(0)
 
 
+def test_a_training_that_calls_only_parts_of_the_model_is_told_so(tmp_path):
+    model = small()
+    with ss.record(model, "0", to=tmp_path / "s", every=10) as rec:
+        model[1](model[0](PROBE))
+        rec.step(0)
+        model[1](model[0](PROBE))
+        with pytest.raises(CaptureError, match=r"call the model itself.*not before step 1: record"):
+            rec.step(1)
+
+
+def test_a_copy_of_a_model_that_is_recorded_is_not_recorded(tmp_path):
+    model = small()
+    with ss.record(model, "0:in", to=tmp_path / "s", every=1) as rec:
+        model(PROBE)
+        for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            copied(PROBE[:3])
+        rec.step(0)
+
+    np.testing.assert_array_equal(ss.open_store(tmp_path / "s")["0:in"][:], PROBE.numpy())
+
+
 def test_what_cannot_be_stored_is_left_out_with_a_note(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Flatten(0))
     rec = ss.record(model, "**", to=tmp_path / "s", probe=PROBE)
@@ -455,3 +477,15 @@ def test_a_compiled_training_stays_compiled_beside_a_probe(tmp_path):
 
     assert ends[0] == ends[1]
     assert ss.open_store(tmp_path / "s").steps == (0, 2, 4)
+
+
+def test_a_probe_fills_no_cache_of_what_was_compiled(tmp_path):
+    compiled = []
+    model = net()
+    model[0].forward = torch.compile(
+        model[0].forward, backend=lambda graph, _: compiled.append(graph) or graph.forward
+    )
+    with ss.record(model, "0", to=tmp_path / "s", every=2, probe=PROBE) as rec:
+        train(model, range(6), rec)
+
+    assert len(compiled) == 1
