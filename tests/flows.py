@@ -147,7 +147,8 @@ def structure(model):
     """Describe a module without its numbers."""
     return {
         path: {
-            "attributes": list(vars(module)),
+            # torch.compile marks what it compiles.
+            "attributes": [name for name in vars(module) if name != "_is_torch_compile"],
             "hooks": {name: dict(hooks) for name, hooks in vars(module).items() if "hook" in name
                       and isinstance(hooks, dict)},
             "training": module.training,

@@ -329,6 +329,19 @@ class Prompted(nn.Module):
         return self.head(x + self.prompt())
 
 
+class Failing(nn.Module):
+    """Raises an error, while it has one."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error: BaseException | None = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.error is not None:
+            raise self.error
+        return x
+
+
 def conv1d_stack() -> nn.Module:
     return nn.Sequential(
         nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3), nn.ReLU(), nn.Conv1d(4, 2, 3)

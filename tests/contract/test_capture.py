@@ -4,11 +4,11 @@ import re
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import stratascope as ss
 from flows import by_call, condition, frozen, pull, same, structure, watch
-from networks import CASES, Case, conv1d_stack
+from networks import CASES, Case, Failing, conv1d_stack
 from stratascope.errors import CaptureError, DataError, SiteNotFoundError
 
 EVERYTHING = ["", "**", ":in", "**:in"]
@@ -120,17 +120,6 @@ def test_a_look_at_an_example_leaves_the_network_and_the_input_as_they_were(case
     assert condition(model) == found
     assert torch.equal(torch.get_rng_state(), random)
     assert same(frozen(args), given)
-
-
-class Failing(nn.Module):
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self.error: BaseException | None = error
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.error is not None:
-            raise self.error
-        return x
 
 
 ERRORS = [ValueError("broken"), KeyboardInterrupt("broken"), StopIteration("broken")]
