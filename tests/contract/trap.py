@@ -177,6 +177,7 @@ def flow_of(trap: Trap, *, probed: bool = False, watched: bool = False) -> Flow:
         with torch.no_grad():
             model(*trap.args())
         notes.clear()
+    paths |= count_classes(model, values)
     names = {
         name: key for site in trap.sites for name, key in name_calls(trap, site, paths, values)
     }
@@ -188,6 +189,17 @@ def flow_of(trap: Trap, *, probed: bool = False, watched: bool = False) -> Flow:
         numbers,
         random,
     )
+
+
+def count_classes(model: nn.Module, values: dict[Key, Any]) -> dict[str, str]:
+    """Name modules as the k-th of their class to run."""
+    names: dict[str, str] = {}
+    modules = dict(model.named_modules())
+    for path in dict.fromkeys(key[0] for key in values if key[1] == "in"):
+        kind = type(modules[path]).__name__
+        count = sum(name.startswith(f"{kind}[") for name in names) + 1
+        names[f"{kind}[{count}]"] = path
+    return names
 
 
 class Watching(TorchFunctionMode):

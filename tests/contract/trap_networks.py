@@ -57,6 +57,17 @@ class Branches(nn.Module):
         return self.large(x) if x.sum() > 100 else self.small(x)
 
 
+class Backwards(nn.Module):
+    """Runs its layers in another order than it holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first, self.second = nn.Linear(4, 2), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.second(self.first(x)).tanh())
+
+
 class Block(nn.Module):
     """Calls one function twice."""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import stratascope as ss
 from contract.trap import Refusal, Trap, noise
 from contract.trap_networks import (
+    Backwards,
     Block,
     Branches,
     Chain,
@@ -338,6 +339,17 @@ TRAPS = [
         ("decode", "act"),
         cut="decode@2",
         broken=dict.fromkeys(("batch", "probe"), "a record stores no further names"),
+    ),
+    Trap(
+        "second-of-its-class",
+        "the second `Linear` to run, which is the last that the network holds",
+        "counts in the order in which modules were written down, or knows no classes",
+        Backwards,
+        ("Linear[2]", "first"),
+        broken={
+            **dict.fromkeys(("trace", "debug"), "a trace does not count modules by class"),
+            **dict.fromkeys(("batch", "probe"), "a record stores no further names"),
+        },
     ),
     Trap(
         "second-relu",

@@ -254,13 +254,20 @@ def list_further_names(table: ModuleTable) -> dict[str, str]:
     return names
 
 
-def complete_names(acts: Activations, sites: Iterable[Site], aliases: dict[str, str]) -> None:
+def take_names(acts: Activations) -> Recording:
+    """Take the further names under which values are found, and none of the values."""
+    recording = acts._recording  # pyright: ignore[reportPrivateUsage]
+    return Recording(ordinals=recording.ordinals, aliases=recording.aliases)
+
+
+def complete_names(acts: Activations, sites: Iterable[Site], names: Recording) -> None:
     """Name the values of a part as those of the whole are named.
 
     Calls go by number although the forward was left before it made the others.
     """
     recording = acts._recording  # pyright: ignore[reportPrivateUsage]
-    recording.aliases, counts = aliases, recording.counts
+    recording.aliases, recording.ordinals = names.aliases, names.ordinals
+    counts = recording.counts
     for site in sites:
         if site.call is not None:
             key: tuple[str, Port] = (site.path, "in" if site.port == "in" else "out")

@@ -14,14 +14,14 @@ from stratascope.capture._activations import (
     Key,
     Recording,
     complete_names,
-    list_further_names,
+    take_names,
 )
 from stratascope.capture._graph import GraphError, cut_in_two, cut_values
 from stratascope.capture._modes import beside_graphs, probing
 from stratascope.capture._sharded import is_sharded, resharding
 from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors, named_tensors
-from stratascope.capture._survey import match_forward_sites, select
+from stratascope.capture._survey import look, match_forward_sites
 from stratascope.capture._take import make_take
 from stratascope.capture._tap import Tap, tap
 from stratascope.errors import CaptureError
@@ -45,10 +45,10 @@ class Submodel(nn.Module, ABC):
 
     method: Literal["graph", "stop"]
 
-    def __init__(self, sites: tuple[Site, ...], aliases: dict[str, str], reason: str = "") -> None:
+    def __init__(self, sites: tuple[Site, ...], names: Recording, reason: str = "") -> None:
         super().__init__()
         self.sites = sites
-        self._aliases = aliases
+        self._names = names
         self.reason = reason
 
     @abstractmethod
@@ -71,9 +71,9 @@ class StopSubmodel(Submodel):
     method = "stop"
 
     def __init__(
-        self, model: nn.Module, sites: tuple[Site, ...], aliases: dict[str, str], reason: str
+        self, model: nn.Module, sites: tuple[Site, ...], names: Recording, reason: str
     ) -> None:
-        super().__init__(sites, aliases, reason)
+        super().__init__(sites, names, reason)
         self.model = model
 
     def forward(self, *args: Any, **kwargs: Any) -> Activations:
@@ -105,7 +105,7 @@ class StopSubmodel(Submodel):
             except _WantedSitesDone as error:
                 if error is not done:
                     raise
-        complete_names(acts, self.sites, self._aliases)
+        complete_names(acts, self.sites, self._names)
         return acts
 
 
@@ -119,10 +119,8 @@ class GraphSubmodel(Submodel):
 
     method = "graph"
 
-    def __init__(
-        self, graph: fx.GraphModule, sites: tuple[Site, ...], aliases: dict[str, str]
-    ) -> None:
-        super().__init__(sites, aliases)
+    def __init__(self, graph: fx.GraphModule, sites: tuple[Site, ...], names: Recording) -> None:
+        super().__init__(sites, names)
         self.graph = graph
 
     def forward(self, *args: Any, **kwargs: Any) -> Activations:
@@ -135,7 +133,7 @@ class GraphSubmodel(Submodel):
             recording.values[key] = map_tensors(snapshot, found[str(site)])
             recording.counts[site.path, site.port] = 1
         acts = Activations(recording)
-        complete_names(acts, self.sites, self._aliases)
+        complete_names(acts, self.sites, self._names)
         return acts
 
 
@@ -184,16 +182,16 @@ def submodel(
             "share=False copies the network, which cannot be done once fully_shard has spread its "
             "parameters over several processes: cut the submodel before that, or share them"
         )
-    found = select(model, sites, example=example)
-    table = ModuleTable(model)
-    model, aliases = table.modules[""], list_further_names(table)
+    seen = look(model, sites, example)
+    found, names = seen.sites, take_names(seen)
+    model = ModuleTable(model).modules[""]
     if not share:
         model = deepcopy(model)
     try:
-        part = GraphSubmodel(cut_values(model, found), found, aliases)
+        part = GraphSubmodel(cut_values(model, found), found, names)
         _check_equal(part, model, found, example)
     except GraphError as error:
-        return StopSubmodel(model, found, aliases, str(error))
+        return StopSubmodel(model, found, names, str(error))
     return part
 
 
@@ -224,7 +222,7 @@ def split(
     True
     """
     match_forward_sites(model, site)
-    found = select(model, site, example=example)
+    found = look(model, site, example).sites
     if len(found) != 1:
         listed = ", ".join(f"'{one}'" for one in found)
         raise CaptureError(f"a network is split at one site, got {len(found)}: choose of {listed}")

@@ -115,6 +115,18 @@ def survey(
     table = ModuleTable(model)
     if example is None:
         return tuple(_describe(table, site, None) for site in select(model, sites))
+    acts = look(model, sites, example)
+    return tuple(_describe(table, site, acts) for site in acts)
+
+
+def look(
+    model: nn.Module, sites: Selector | Iterable[Selector], example: tuple[object, ...]
+) -> Activations:
+    """Run a forward only to see what the sites hold in it.
+
+    Raises:
+        SiteNotFoundError: A selector matches nothing.
+    """
     if isinstance(example, Tensor):
         raise TypeError("example must be a tuple of the model's arguments: write example=(x,)")
     # Copies, as a network may write into its input.
@@ -122,7 +134,7 @@ def survey(
     with probing(model), tap(model, sites) as acts:
         # Not through DistributedDataParallel, where one process would wait for the others.
         unwrap(model)(*copies)
-    return tuple(_describe(table, site, acts) for site in acts)
+    return acts
 
 
 def match_forward_sites(

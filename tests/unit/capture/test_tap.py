@@ -981,6 +981,15 @@ def test_reading_a_reference_that_was_overwritten_is_an_error():
         acts["0"]
 
 
+def test_references_that_were_overwritten_are_still_shown():
+    model = in_place()
+    with torch.no_grad(), ss.tap(model, "0", copy=False) as acts:
+        model(X4)
+
+    assert "(2, 4) float32" in repr(acts)
+    assert "(2, 4) float32" in acts._repr_html_()
+
+
 def test_a_write_through_a_view_is_noticed_too():
     model = in_place()
     with torch.no_grad(), ss.tap(model, "2", copy=False) as acts:
