@@ -747,7 +747,6 @@ TRAPS = [
         ("0", "1"),
         lambda: (noise(2, 4)()[0].share_memory_(),),
         use=write_into_input,
-        refused=OVERWRITTEN,
         left_out=PLAIN_MODULE,
     ),
 ]

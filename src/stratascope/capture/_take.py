@@ -20,7 +20,7 @@ def make_take(
 
     Args:
         copy: True copies at once, None when somebody writes; False gives the tensor itself,
-            unless its memory is not torch's.
+            unless somebody else can write into its memory.
         detach: Cut it off the autograd graph.
         device: Where to put it; None leaves it where it is.
         dtype: What floating-point tensors are cast to.
@@ -54,12 +54,15 @@ def _keep_reference(tensor: Tensor) -> Tensor:
         raise ValueError(
             "in inference_mode torch does not count writes, so copy=False cannot tell a lost value"
         )
-    # Whose memory is a NumPy array's is written to past torch, which does not count that.
+    # What NumPy or another process writes, torch does not count.
     return tensor if _is_own_memory(tensor) else tensor.clone()
 
 
 def _is_own_memory(tensor: Tensor) -> bool:
-    return tensor.layout is not torch.strided or tensor.untyped_storage().resizable()
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+        return True
+    storage = tensor.untyped_storage()
+    return storage.resizable() and not storage.is_shared()
 
 
 def _can_cast(value: Tensor, dtype: torch.dtype | None) -> bool:
