@@ -263,6 +263,7 @@ def test_a_manifest_tells_the_checksums_of_its_shards(tmp_path):
     write(tmp_path / "s", spec, make_values(spec, 67), every(10, 67))
     paths = Paths(tmp_path / "s", 0)
     content = paths.shard(spec.arrays[0], 1).read_bytes()
+    only_chunk = content[: -8 * 16 - 4]
 
     assert json.loads(paths.manifest(1).read_text()) == {
         "unit": 1,
@@ -273,6 +274,7 @@ def test_a_manifest_tells_the_checksums_of_its_shards(tmp_path):
                 "bytes": len(content),
                 "crc32c": crc32c(content),
                 "index_crc32c": crc32c(content[-8 * 16 - 4 : -4]),
+                "chunks_crc32c": crc32c(only_chunk[-4:]),
             }
         },
     }

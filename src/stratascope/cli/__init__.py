@@ -29,6 +29,8 @@ _COMMANDS = {
     "extract": "Run a data set through a model and write what its sites hold to a store.",
     "run": "Run a training script as it is, and store what the sites of its network hold.",
     "trace": "Show every operation of one forward: shape, time, memory, the first NaN or Inf.",
+    "info": "Show what a store holds: steps, sites, shapes, bytes, and where it comes from.",
+    "verify": "Look for damage in a store, and repair it.",
     "render": "Draw a store's activations as PNG pictures.",
     "doctor": "Show versions, devices, extras and free disk space.",
 }

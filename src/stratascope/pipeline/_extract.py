@@ -199,13 +199,22 @@ class _Run:
     def _missing_batches(self) -> Iterator[Batch]:
         committed = set() if self._writer is None else set(self._writer.committed)
         done = came = 0
-        for missing in plan(self._source.samples, self._spec.unit, committed):
+        ranges = plan(self._spec.samples, self._spec.unit, committed)
+        if self._source.samples is None and ranges:
+            # An iterable may be one that is run through but once.
+            ranges = [range(ranges[0].start, ranges[-1].stop)]
+        for missing in ranges:
             # What has no length is watched from its beginning, to see that it is the same again.
             first = 0 if self._source.samples is None else missing.start
             for batch in self._source.batches(first, missing.stop):
                 came = batch.start + batch.size
                 if batch.start == 0:
                     self._check_beginning(batch)
+                if self._spec.samples is not None and came > self._spec.samples:
+                    raise DataError(
+                        f"data must have {self._spec.samples} samples, as when step "
+                        f"{self._spec.step} of {self._root} was written, but goes on"
+                    )
                 # A batch that reaches over a committed unit into the next gap fills both at once.
                 if batch.start >= done and came > missing.start:
                     done = came

@@ -5,6 +5,7 @@ from stratascope.store._commit import is_vacant
 from stratascope.store._files import find_root, read_spec
 from stratascope.store._layout import (
     DTYPES,
+    SPEC_FILE,
     UNIT_MULTIPLE,
     ArraySpec,
     Codec,
@@ -15,13 +16,16 @@ from stratascope.store._layout import (
     name_samples,
 )
 from stratascope.store._reader import Store, open_store
+from stratascope.store._verify import Damage, verify
 from stratascope.store._writer import StepWriter
 
 __all__ = [
     "DTYPES",
+    "SPEC_FILE",
     "UNIT_MULTIPLE",
     "ArraySpec",
     "Codec",
+    "Damage",
     "Paths",
     "SiteSpec",
     "StepSpec",
@@ -34,4 +38,5 @@ __all__ = [
     "name_samples",
     "open_store",
     "read_spec",
+    "verify",
 ]

@@ -25,6 +25,8 @@ class StoredArray:
     made-up value. Any number of threads may read at once.
 
     Attributes:
+        site: The site's text.
+        place: Which tensor of the site's value; ``""`` where the value is one tensor.
         shape: ``(N, *sample_shape)``.
         dtype: NumPy type of the stored values.
         dims: Names of the axes.
@@ -35,6 +37,8 @@ class StoredArray:
         self._store = store
         self._spec = spec
         self._reader = reader
+        self.site = spec.site
+        self.place = spec.place
         self.shape = (store.samples, *spec.shape)
         self.dtype = np.dtype(spec.dtype)
         self.dims = ("sample", *spec.dims)
@@ -49,6 +53,17 @@ class StoredArray:
     def nbytes(self) -> int:
         """Bytes in memory of the whole array."""
         return self._spec.sample_bytes * self.shape[0]
+
+    @property
+    def nbytes_stored(self) -> int:
+        """Bytes on disk of the samples that are committed."""
+        unit = self._store.unit
+        shards = (
+            self._reader.path(number)
+            for span in self._store.committed_ranges()
+            for number in range(span.start // unit, -(-span.stop // unit))
+        )
+        return sum(shard.stat().st_size for shard in shards if shard.exists())
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
         """Iterate over all samples in the order in which they are stored, about 16 MB at a time.
@@ -93,7 +108,7 @@ class StoredArray:
 
     @property
     def _name(self) -> str:
-        return f"'{self._spec.site}'" + (f" [{self._spec.place}]" if self._spec.place else "")
+        return f"'{self.site}'" + (f" [{self.place}]" if self.place else "")
 
     def _check_held(self, part: Part) -> None:
         """Refuse samples that are not there, rather than give what an earlier run left of them."""
@@ -108,7 +123,8 @@ class StoredArray:
         named = name_samples(samples.start, min(samples.stop, self.shape[0]) - 1)
         return StoreError(
             f"step {self._store.step}, site {self._name}, samples {named} cannot be read: "
-            f"{damage}. Other samples and sites are not touched"
+            f"{damage}. Other samples and sites are not touched; stratascope verify lists all that "
+            "is damaged"
         )
 
 

@@ -110,10 +110,12 @@ class ShardReader:
 
     Args:
         folder: The array's folder.
+        ndim: Number of its axes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ndim: int) -> None:
         self._folder = folder
+        self._ndim = ndim
         self._indices: dict[int, tuple[tuple[int, ...], ShardIndex]] = {}
 
     @functools.cached_property
@@ -147,9 +149,32 @@ class ShardReader:
                     values[into] = chunk[tuple(cut.inside for cut in piece.cuts)]
         return values
 
+    def read_index_checksum(self, unit: int) -> int:
+        """Give the checksum of the index of a shard.
+
+        Raises:
+            DamageError: The index is not whole.
+        """
+        with self._open(unit) as file:
+            return google_crc32c.value(self._index(unit, file).tobytes())
+
+    def read_chunks_checksum(self, unit: int) -> int:
+        """Give the checksum of the checksums of a shard's chunks, in the order of its index.
+
+        Raises:
+            DamageError: The index is not whole.
+        """
+        checksum = 0
+        with self._open(unit) as file:
+            for offset, length in self._index(unit, file).reshape(-1, 2).tolist():
+                if offset != _NEVER_WRITTEN:
+                    file.seek(offset + length - _CRC_BYTES)
+                    checksum = google_crc32c.extend(checksum, file.read(_CRC_BYTES))
+        return checksum
+
     def path(self, unit: int) -> Path:
         """Give the file of a unit."""
-        return self._folder.joinpath("c", str(unit), *["0"] * (len(self.encoding.shard) - 1))
+        return self._folder.joinpath("c", str(unit), *["0"] * (self._ndim - 1))
 
     @contextmanager
     def _open(self, unit: int) -> Generator[BinaryIO]:
@@ -233,7 +258,10 @@ def read_coordinate(folder: Path, samples: int) -> np.ndarray[Any, Any]:
 def _is_whole(content: bytes) -> bool:
     """Tell whether bytes end with their own checksum."""
     body, checksum = content[:-_CRC_BYTES], content[-_CRC_BYTES:]
-    return google_crc32c.value(body) == int.from_bytes(checksum, "little")
+    # The checksum of nothing is 0, which nothing would spell.
+    return len(checksum) == _CRC_BYTES and google_crc32c.value(body) == int.from_bytes(
+        checksum, "little"
+    )
 
 
 def _cut_axis(part: slice | np.ndarray[Any, Any], size: int) -> list[_Cut]:

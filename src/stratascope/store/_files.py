@@ -25,11 +25,13 @@ class ShardFile:
         bytes: Its size.
         crc32c: Checksum of the whole file.
         index_crc32c: Checksum of its index.
+        chunks_crc32c: Checksum of the checksums of its chunks; None in stores of early releases.
     """
 
     bytes: int
     crc32c: int
     index_crc32c: int
+    chunks_crc32c: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,12 @@ def read_manifest(paths: Paths, spec: StepSpec, unit: int) -> Manifest:
 
 
 def _read_shard_file(plain: Any) -> ShardFile:
-    return ShardFile(int(plain["bytes"]), int(plain["crc32c"]), int(plain["index_crc32c"]))
+    return ShardFile(
+        int(plain["bytes"]),
+        int(plain["crc32c"]),
+        int(plain["index_crc32c"]),
+        plain.get("chunks_crc32c"),
+    )
 
 
 def read_end(paths: Paths) -> int:

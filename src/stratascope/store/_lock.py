@@ -5,6 +5,9 @@ import functools
 import os
 from pathlib import Path
 
+from stratascope.errors import StoreError
+from stratascope.store._layout import Paths
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -52,6 +55,21 @@ class Lock:
             _held.remove(self._descriptor)
             os.close(self._descriptor)
         self._descriptor = None
+
+
+def lock_step(paths: Paths) -> Lock:
+    """Hold a step, so that nobody else writes it.
+
+    Raises:
+        StoreError: Another run does.
+    """
+    try:
+        return Lock(paths.lock)
+    except BlockingIOError as error:
+        raise StoreError(
+            f"another run is writing step {paths.step} of {paths.root}: wait for its end, or "
+            "choose another step or another folder"
+        ) from error
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

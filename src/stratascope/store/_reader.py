@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from stratascope.store._files import (
     read_manifest,
     read_spec,
 )
-from stratascope.store._layout import DATA, ArraySpec, Paths
+from stratascope.store._layout import DATA, ArraySpec, Paths, SiteSpec
 from stratascope.store._names import SiteNames
+from stratascope.store._repair import uncommit
+from stratascope.store._verify import Damage, verify
 
 
 def open_store(path: str | Path, *, step: int | None = None) -> "Store":
@@ -104,7 +107,10 @@ class Store(Mapping[str, Any]):
             self._sites.setdefault(array.site, []).append(array)
         table = self._spec.table
         self._names = SiteNames(str(path), [table[site] for site in self._sites])
-        self._readers = {a.key: ShardReader(self._paths.group / a.key) for a in self._spec.arrays}
+        self._readers = {
+            array.key: ShardReader(self._paths.group / array.key, 1 + len(array.shape))
+            for array in self._spec.arrays
+        }
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process, such as a worker of a DataLoader, opens it anew.
@@ -147,7 +153,23 @@ class Store(Mapping[str, Any]):
     @property
     def nbytes(self) -> int:
         """Bytes of the committed shards on disk."""
-        return sum(self._count_bytes(array) for array in self._spec.arrays)
+        return sum(self._open_array(array).nbytes_stored for array in self._spec.arrays)
+
+    @property
+    def codec(self) -> str:
+        """How the values are compressed: ``"fast"`` (LZ4) or ``"compact"`` (Zstandard)."""
+        return self._spec.codec
+
+    @property
+    def written_at(self) -> datetime | None:
+        """When the step was finished, or what is there of it committed, by the times of its files.
+
+        None where nothing is committed. A copy may have times of its own.
+        """
+        manifests = map(self._paths.manifest, committed_units(self._paths.commits))
+        files = [path for path in (self._paths.complete, *manifests) if path.exists()]
+        newest = max((path.stat().st_mtime for path in files), default=None)
+        return None if newest is None else datetime.fromtimestamp(newest).astimezone()
 
     def at(self, step: int) -> "Store":
         """Look at another step.
@@ -191,7 +213,7 @@ class Store(Mapping[str, Any]):
         except DamageError as damage:
             raise StoreError(
                 f"the sample coordinate of step {self.step} cannot be read: {damage}. The "
-                "activations are not touched"
+                "activations are not touched; stratascope verify lists all that is damaged"
             ) from damage
 
     @property
@@ -275,6 +297,49 @@ class Store(Mapping[str, Any]):
         """
         return SampleDataset(self, self.select(sites), targets)
 
+    def verify(self, *, deep: bool = False) -> list[Damage]:
+        """Look for damage in this step; nothing is changed.
+
+        Args:
+            deep: Read every byte, not only sizes, descriptions and the indices of the shards.
+
+        Returns:
+            What is damaged; an empty list where all is well.
+
+        >>> import numpy as np, torch, stratascope as ss
+        >>> data = np.ones((300, 1, 10), "float32")
+        >>> store = ss.extract(torch.nn.Conv1d(1, 4, 3), data, "model", to="damaged.zarr")
+        >>> store.verify(deep=True)
+        []
+        """
+        return verify(self.path, step=self.step, deep=deep)
+
+    def uncommit(self, damages: Iterable[Damage]) -> None:
+        """Give damaged samples back, so that ``extract(..., resume=True)`` computes them again.
+
+        Until then the step is incomplete, and the units of these samples are not read at any site.
+        All other units stay as they are. Open the store again afterwards.
+
+        Args:
+            damages: What `verify` gave; that of other steps is passed over.
+
+        Raises:
+            StoreError: A run is writing the step.
+
+        >>> import numpy as np, torch, stratascope as ss
+        >>> model, data = torch.nn.Conv1d(1, 4, 3), np.ones((300, 1, 10), "float32")
+        >>> store = ss.extract(model, data, "model", to="mended.zarr")
+        >>> (store.path / "data.zarr/0/model/activation/c/1/0/0").unlink()
+        >>> damages = store.verify()
+        >>> print(damages[0].samples)
+        range(256, 300)
+        >>> store.uncommit(damages)
+        >>> store = ss.extract(model, data, "model", to="mended.zarr", resume=True)
+        >>> store.verify(deep=True)
+        []
+        """
+        uncommit(self._paths, [damage for damage in damages if damage.step == self.step])
+
     def find(self, name: str | Site) -> str:
         """Find the site behind a name, as the store lists it.
 
@@ -286,6 +351,14 @@ class Store(Mapping[str, Any]):
             SiteNotFoundError: The store does not hold it; the message lists near names.
         """
         return self._names.find(str(name))
+
+    def describe(self, name: str | Site) -> SiteSpec:
+        """Say what is known of a site: its module's class, its call, its other names.
+
+        Raises:
+            SiteNotFoundError: The store does not hold it; the message lists near names.
+        """
+        return self._spec.table[self.find(name)]
 
     def select(self, sites: str | Site | Iterable[str | Site] | None = None) -> tuple[str, ...]:
         """List the sites that names pick, in the order of execution.
@@ -337,10 +410,6 @@ class Store(Mapping[str, Any]):
 
     def _open_array(self, array: ArraySpec) -> StoredArray:
         return StoredArray(self, array, self._readers[array.key])
-
-    def _count_bytes(self, array: ArraySpec) -> int:
-        shards = (self._paths.shard(array, n) for n in committed_units(self._paths.commits))
-        return sum(shard.stat().st_size for shard in shards if shard.exists())
 
 
 def _load(value: StoredArray | dict[str, StoredArray]) -> Any:

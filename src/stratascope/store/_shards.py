@@ -36,6 +36,7 @@ class ShardWriter:
         self._chunk_row = 0
         self._offset = 0
         self._crc = 0
+        self._chunks_crc = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self.temporary = temporary_name(path)
         # Smaller than a chunk, which then goes to the system without one more copy.
@@ -69,7 +70,12 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        return {"bytes": self._offset, "crc32c": self._crc, "index_crc32c": checksum}
+        return {
+            "bytes": self._offset,
+            "crc32c": self._crc,
+            "index_crc32c": checksum,
+            "chunks_crc32c": self._chunks_crc,
+        }
 
     def discard(self) -> None:
         """Close and delete the unfinished file."""
@@ -89,6 +95,9 @@ class ShardWriter:
             self._index[(self._chunk_row, *position)] = (self._offset, len(encoded) + 4)
             self._write(encoded)
             self._write(checksum)
+            # What holds its own checksum has the same one whatever it holds: that of the file tells
+            # damage, but not one shard from another with chunks of the same lengths.
+            self._chunks_crc = google_crc32c.extend(self._chunks_crc, checksum)
         self._chunk_row += 1
 
     def _fill_up(self, part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -41,7 +41,7 @@ from stratascope.store._layout import (
     encode_json,
     group_metadata,
 )
-from stratascope.store._lock import Lock
+from stratascope.store._lock import lock_step
 from stratascope.store._shards import ShardWriter
 
 _QUEUED_BATCHES = 2
@@ -87,7 +87,7 @@ class StepWriter:
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED_BATCHES)
         with _explaining(root):
             write_once(self._paths.run, encode_json(_FORMAT))
-            self._lock = self._acquire()
+            self._lock = lock_step(self._paths)
             try:
                 self.committed = self._reopen()
                 # Where the length is unknown, these are now the whole first units.
@@ -187,15 +187,6 @@ class StepWriter:
         known = self.spec.samples
         stop = full if known is None else min(full, known)
         return manifest.stop == stop
-
-    def _acquire(self) -> Lock:
-        try:
-            return Lock(self._paths.lock)
-        except BlockingIOError as error:
-            raise StoreError(
-                f"another run is writing step {self.spec.step} of {self._paths.root}: wait for its "
-                "end, or choose another step or another folder"
-            ) from error
 
     def _prepare(self) -> None:
         # The other steps may be in the works.

@@ -204,7 +204,7 @@ def test_a_damaged_chunk_costs_its_own_samples_and_channels_only(store):
     with pytest.raises(
         StoreError,
         match=r"^step 0, site 'a', samples 80 to 87 cannot be read: .*/c/1/0/0/0 is damaged: a "
-        "chunk has another checksum. Other samples and sites are not touched$",
+        "chunk has another checksum. Other samples and sites are not touched; stratascope verify ",
     ):
         array[:]
     np.testing.assert_array_equal(array[80:88, [0, 2]], VALUES["maps"][80:88, [0, 2]])

@@ -1,0 +1,45 @@
+"""Giving damaged units back, so that the extraction does them again."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from stratascope.errors import StoreError
+from stratascope.store._commit import sync_folders, write_whole
+from stratascope.store._files import read_end, read_spec
+from stratascope.store._layout import Paths, encode_json
+from stratascope.store._lock import lock_step
+from stratascope.store._verify import Damage
+
+
+def uncommit(paths: Paths, damages: Iterable[Damage]) -> None:
+    """Take back that units are committed which are damaged, and that their step is complete.
+
+    Raises:
+        StoreError: A run is writing the step, or what it holds is not known.
+    """
+    damages = list(damages)
+    if not damages:
+        return
+    lock = lock_step(paths)
+    try:
+        spec = read_spec(paths)
+        if spec.samples is None and (samples := _read_length(paths)) is not None:
+            # Else the units behind a gap would count no more: they might not be the whole rest.
+            known = replace(spec, samples=samples)
+            write_whole(paths.spec, encode_json(known.to_json()))
+        # First: a step that lacks a unit must not be called complete, whatever happens now.
+        paths.complete.unlink(missing_ok=True)
+        sync_folders([paths.commits])
+        for samples in (damage.samples for damage in damages if damage.samples):
+            for unit in range(samples.start // spec.unit, (samples.stop - 1) // spec.unit + 1):
+                paths.manifest(unit).unlink(missing_ok=True)
+        sync_folders([paths.commits])
+    finally:
+        lock.release()
+
+
+def _read_length(paths: Paths) -> int | None:
+    try:
+        return read_end(paths)
+    except (StoreError, FileNotFoundError):
+        return None
