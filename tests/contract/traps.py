@@ -346,10 +346,7 @@ TRAPS = [
         "counts in the order in which modules were written down, or knows no classes",
         Backwards,
         ("Linear[2]", "first"),
-        broken={
-            **dict.fromkeys(("trace", "debug"), "a trace does not count modules by class"),
-            **dict.fromkeys(("batch", "probe"), "a record stores no further names"),
-        },
+        broken=dict.fromkeys(("batch", "probe"), "a record stores no further names"),
     ),
     Trap(
         "second-relu",
@@ -477,7 +474,6 @@ TRAPS = [
         method="stop",
         cut="layer@2",
         refused=NO_GRAPH,
-        broken=dict.fromkeys(("trace", "debug"), "a trace counts the calls of the model as one"),
     ),
     Trap(
         "loop",

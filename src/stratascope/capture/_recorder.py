@@ -38,7 +38,7 @@ from stratascope.capture._operations import (
 from stratascope.capture._records import ModuleCall, Operation
 from stratascope.capture._snapshot import leave_parameters, snapshot, unshare
 from stratascope.capture._structure import collect_tensors, count_bytes, map_tensors
-from stratascope.sites import ROOT_NAME, ModuleTable, class_name
+from stratascope.sites import ROOT_NAME, ModuleTable, class_name, class_names
 
 MODEL_INPUT = -1
 # What is read of tensors in the hooks of modules is no operation of the network.
@@ -88,6 +88,7 @@ class Forward:
     names: OperationNames = field(default_factory=OperationNames)
     producers: dict[int, tuple[ref[Tensor], int]] = field(default_factory=dict)
     stack: list[_Running] = field(default_factory=list)
+    started: dict[str, None] = field(default_factory=dict)
     memory: MemoryWatch = field(default_factory=MemoryWatch)
     shared: dict[int, tuple[StorageWeakRef, list[Tensor]]] = field(default_factory=dict)
     backward: BackwardWatch | None = None
@@ -111,7 +112,7 @@ class Recorder:
         self._modules = {
             path: module
             for path, module in table.modules.items()
-            if path and not isinstance(module, torch.jit.ScriptModule)
+            if not isinstance(module, torch.jit.ScriptModule)
         }
         self._aliases = list_further_names(table)
         self._depth = depth
@@ -133,9 +134,19 @@ class Recorder:
             for handle in handles:
                 handle.remove()
 
-    def record(self, call: Callable[[], Any], inputs: tuple[Any, ...]) -> tuple[Forward, Any]:
-        """Run one forward and give what it did and what it returned."""
+    def record(
+        self, call: Callable[[], Any], inputs: tuple[Any, ...], *, inside: bool
+    ) -> tuple[Forward, Any]:
+        """Run one forward and give what it did and what it returned.
+
+        Args:
+            call: Runs it.
+            inputs: What goes into it.
+            inside: Whether it is the model's own ``forward`` that is called; the hooks of the
+                model, which belong to the call of the model, have then been passed already.
+        """
         depth = self._depth
+        by_hand = inside or "" not in self._modules
         now = self._now = Forward(recording=Recording(aliases=self._aliases))
         if depth.backward:
             now.backward = BackwardWatch(nonfinite=depth.nonfinite, statistics=depth.statistics)
@@ -147,10 +158,14 @@ class Recorder:
                 if depth.operations:
                     modes.enter_context(OperationMode(self._run))
                 began = time.perf_counter()
-                now.stack.append(_Running("", began, 0))
+                if by_hand:
+                    now.started[""] = None
+                    now.stack.append(_Running("", began, 0))
                 output = call()
                 now.seconds = time.perf_counter() - began
-            self._end_module("", self._model, output)
+            if by_hand:
+                self._end_module("", self._model, output)
+            self._number_classes()
         finally:
             self.running = False
             # The snapshots are the caller's now.
@@ -163,6 +178,7 @@ class Recorder:
         def begin(module: nn.Module, args: Any) -> None:
             if self.running:
                 now = self._now
+                now.started[path] = None
                 now.stack.append(_Running(path, time.perf_counter(), len(now.operations)))
 
         def end(module: nn.Module, args: Any, output: Any) -> None:
@@ -170,6 +186,14 @@ class Recorder:
                 self._end_module(path, module, output)
 
         return begin, end
+
+    def _number_classes(self) -> None:
+        """Tell which module was the k-th of its class to run."""
+        ran: dict[str, int] = {}
+        for path in self._now.started:
+            for name in class_names(self._modules.get(path, self._model)):
+                ran[name] = ran.get(name, 0) + 1
+                self._now.recording.ordinals[name, ran[name]] = path
 
     def _end_module(self, path: str, module: nn.Module, output: Any) -> None:
         ended = time.perf_counter()

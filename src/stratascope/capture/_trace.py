@@ -281,7 +281,9 @@ def trace(
         # Before the forward gathers them: gradients are kept with the parts.
         parameters = list(network.parameters())
         with recorder.attached():
-            found, output = recorder.record(lambda: network(*args, **(kwargs or {})), inputs)
+            found, output = recorder.record(
+                lambda: network(*args, **(kwargs or {})), inputs, inside=False
+            )
         if backward is not None and found.backward is not None:
             try:
                 _run_backward([*parameters, *leaves], output, backward)
@@ -343,7 +345,9 @@ def debug(
             # A model that calls itself is one forward.
             if recorder.running:
                 return forward(*args, **kwargs)
-            found, output = recorder.record(lambda: forward(*args, **kwargs), (args, kwargs))
+            found, output = recorder.record(
+                lambda: forward(*args, **kwargs), (args, kwargs), inside=True
+            )
             if len(traces) == last:
                 traces[0]._let_go()  # pyright: ignore[reportPrivateUsage]
             traces.append(Trace(found, depth))
