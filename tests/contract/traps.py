@@ -338,7 +338,6 @@ TRAPS = [
         TwoNames,
         ("decode", "act"),
         cut="decode@2",
-        broken=dict.fromkeys(("batch", "probe"), "a record stores no further names"),
     ),
     Trap(
         "second-of-its-class",
@@ -346,7 +345,6 @@ TRAPS = [
         "counts in the order in which modules were written down, or knows no classes",
         Backwards,
         ("Linear[2]", "first"),
-        broken=dict.fromkeys(("batch", "probe"), "a record stores no further names"),
     ),
     Trap(
         "second-relu",

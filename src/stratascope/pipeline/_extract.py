@@ -191,7 +191,7 @@ class _Run:
             self._spec.settings["data"]["beginning"] = digest_batch(batch)
         stored = {array.site for array in arrays}
         sites = [site for site in acts.sites if str(site) in stored]
-        table = describe_sites(model, sites, order)
+        table = describe_sites(model, sites, calls=order.calls, ordinals=order.number_classes())
         self._spec = replace(self._spec, arrays=arrays, skipped=skipped, sites=table)
         self._open_writer()
         return acts

@@ -4,7 +4,7 @@ import contextlib
 import operator
 import random
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -30,11 +30,12 @@ from stratascope.errors import CaptureError, DataError, StoreError, StratascopeE
 from stratascope.pipeline._extract import comparable, describe_settings, find_held
 from stratascope.pipeline._fingerprint import differences
 from stratascope.pipeline._source import Batch, digest_batch, make_source
+from stratascope.pipeline._table import RunOrder, describe_sites
 from stratascope.pipeline._together import meet
 from stratascope.pipeline._transfer import placed, run_forward, to_host, to_numpy
 from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds, parse_dtype
-from stratascope.sites import Selector, unwrap
-from stratascope.store import UNIT_MULTIPLE, Paths, StepSpec, StepWriter
+from stratascope.sites import Selector, parse_class_index, unwrap
+from stratascope.store import UNIT_MULTIPLE, Paths, SiteSpec, StepSpec, StepWriter
 
 _TRAINING = {"kind": "training batch"}
 
@@ -131,7 +132,9 @@ def record(
     def attach() -> Tap:
         return tap(model, sites, dtype=parsed, transform=transform)
 
-    source = _Forwards(network, attach()) if probe is None else _Probe(network, attach, probe)
+    source = (
+        _Forwards(network, attach(), names) if probe is None else _Probe(network, attach, probe)
+    )
     return TrainingRecord(path, source, describe, every=every, resume=resume)
 
 
@@ -273,6 +276,7 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
             arrays=arrays,
             settings=settings,
             skipped=skipped,
+            sites=self._source.describe_sites(acts, {array.site for array in arrays}),
         )
         if held is not None and held.arrays != arrays:
             raise self._refuse(number, "the shapes or types at the sites")
@@ -327,6 +331,7 @@ class _Probe:
         args, kwargs = map_tensors(lambda tensor: tensor.detach().clone(), inputs)
         self._batch = Batch(0, batch.size, args, kwargs)
         self._digest = digest_batch(self._batch)
+        self._order = RunOrder(model)
 
     @property
     def size(self) -> int:
@@ -337,8 +342,15 @@ class _Probe:
 
     def take(self) -> Activations:
         handle = self._attach()
-        with handle, placed(self._model, None) as place, _undisturbed(self._model, place):
-            return run_forward(self._model, handle, self._batch, place)
+        self._order = RunOrder(self._model)
+        model, watching = self._model, self._order.watching()
+        with handle, placed(model, None) as place, _undisturbed(model, place), watching:
+            return run_forward(model, handle, self._batch, place)
+
+    def describe_sites(self, acts: Activations, stored: Container[str]) -> tuple[SiteSpec, ...]:
+        sites = [site for site in acts.sites if str(site) in stored]
+        calls, ordinals = self._order.calls, self._order.number_classes()
+        return describe_sites(self._model, sites, calls=calls, ordinals=ordinals)
 
     def check_called(self, number: int) -> None:
         """Nothing: no forward of the training is needed."""
@@ -353,8 +365,10 @@ class _Probe:
 class _Forwards:
     """The training's own forwards, of which the last is kept while a due step is expected."""
 
-    def __init__(self, model: nn.Module, handle: Tap) -> None:
+    def __init__(self, model: nn.Module, handle: Tap, names: Sequence[str]) -> None:
+        self._model = model
         self._handle = handle
+        self._names = names
         self._armed = True
         self._awaited = False
         self._seen = False
@@ -372,6 +386,18 @@ class _Forwards:
         acts = self._handle.pop()
         self._handle.check()
         return acts
+
+    def describe_sites(self, acts: Activations, stored: Container[str]) -> tuple[SiteSpec, ...]:
+        sites = [site for site in acts.sites if str(site) in stored]
+        # Only what was asked for is known: the training's own forward is not watched any further.
+        ordinals: dict[str, dict[str, int]] = {}
+        for name in self._names:
+            indexed = parse_class_index(name)
+            if indexed is not None and indexed[1] is not None:
+                path = next(site.path for site in sites if acts[site] is acts[name])
+                ordinals.setdefault(path, {})[indexed[0]] = indexed[1]
+        calls = {site.path: 1 for site in sites if site.call is None}
+        return describe_sites(self._model, sites, calls=calls, ordinals=ordinals)
 
     def check_called(self, number: int) -> None:
         """Make sure that the hooks were not on the model in vain."""

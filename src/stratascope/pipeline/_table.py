@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,8 @@ class RunOrder:
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: Counter[str] = Counter()
-        self._paths = {id(module): path for path, module in ModuleTable(model).modules.items()}
+        self._modules = ModuleTable(model).modules
+        self._paths = {id(module): path for path, module in self._modules.items()}
         self._thread = threading.get_ident()
 
     @contextmanager
@@ -36,6 +37,16 @@ class RunOrder:
         finally:
             handle.remove()
 
+    def number_classes(self) -> dict[str, dict[str, int]]:
+        """Give by path the how many-th of each of its classes a module was to run, from 1."""
+        ran: Counter[str] = Counter()
+        ordinals: dict[str, dict[str, int]] = {}
+        for path in self.calls:
+            names = class_names(self._modules[path])
+            ran.update(names)
+            ordinals[path] = {name: ran[name] for name in names}
+        return ordinals
+
     def _note(self, module: nn.Module, args: Any) -> None:
         path = self._paths.get(id(module))
         if path is not None and threading.get_ident() == self._thread:
@@ -43,32 +54,32 @@ class RunOrder:
 
 
 def describe_sites(
-    model: nn.Module, sites: Iterable[Site], order: RunOrder
+    model: nn.Module,
+    sites: Iterable[Site],
+    *,
+    calls: Mapping[str, int],
+    ordinals: Mapping[str, dict[str, int]],
 ) -> tuple[SiteSpec, ...]:
     """Say what is known of sites beside their values.
 
     Args:
         model: The network.
         sites: The sites.
-        order: What was noted of the forward that gave their values.
+        calls: How often modules ran, by path, as far as that is known.
+        ordinals: By path, the how many-th of its classes a module was to run, as far as that is
+            known.
     """
     table = ModuleTable(model)
     aliases: dict[str, list[str]] = {}
     for alias, path in table.aliases.items():
         aliases.setdefault(path, []).append(alias)
-    ran: Counter[str] = Counter()
-    ordinals: dict[str, dict[str, int]] = {}
-    for path in order.calls:
-        names = class_names(table.modules[path])
-        ran.update(names)
-        ordinals[path] = {name: ran[name] for name in names}
     return tuple(
         SiteSpec(
             site=str(site),
             path=site.path,
             port=site.port,
             call=site.call,
-            calls=order.calls.get(site.path),
+            calls=calls.get(site.path),
             module=class_name(table.modules[site.path]) if site.path in table.modules else "",
             aliases=tuple(aliases.get(site.path, ())),
             ordinals=ordinals.get(site.path, {}),
