@@ -1,5 +1,7 @@
 """Whatever is damaged in a store, the same extraction mends it and leaves what is fine."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -116,6 +118,35 @@ def test_another_model_mends_nothing_and_takes_nothing_more(tmp_path):
     np.testing.assert_array_equal(again["0"][128:], values[128:])
     with pytest.raises(StoreError, match=r"samples 0 to 63, 128 to 199 are there"):
         again["0"][64]
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3])
+def test_giving_back_may_stop_at_any_moment(tmp_path, monkeypatch, moment):
+    store = run(tmp_path / "s", SIGNALS)
+    before = tree(store.path)
+    for unit in (0, 2):
+        (store.path / ARRAY / f"c/{unit}/0/0").unlink()
+    unlink, calls = Path.unlink, []
+
+    def stop(path, **settings):
+        # The end of the step goes first, then the manifests.
+        calls.append(path.name)
+        if len(calls) == moment:
+            raise KeyboardInterrupt
+        unlink(path, **settings)
+
+    damages = store.verify()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            store.uncommit(damages)
+    assert ss.open_store(store.path).complete == (moment == 1)
+    found = store.verify()
+    store.uncommit(found)
+    run(tmp_path / "s", SIGNALS, resume=True)
+
+    after = tree(store.path)
+    assert {name: after[name][0] for name in after} == {name: before[name][0] for name in before}
 
 
 @pytest.mark.parametrize(

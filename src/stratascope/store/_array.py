@@ -57,13 +57,20 @@ class StoredArray:
     @property
     def nbytes_stored(self) -> int:
         """Bytes on disk of the samples that are committed."""
+        return sum(self._sizes().values())
+
+    def check_there(self) -> None:
+        """Make sure that no file of the array is lost; what is in them is not looked at.
+
+        Raises:
+            StoreError: One is.
+        """
         unit = self._store.unit
-        shards = (
-            self._reader.path(number)
-            for span in self._store.committed_ranges()
-            for number in range(span.start // unit, -(-span.stop // unit))
-        )
-        return sum(shard.stat().st_size for shard in shards if shard.exists())
+        for number, size in self._sizes().items():
+            if size == 0:
+                samples = range(number * unit, (number + 1) * unit)
+                problem = "is not there, or empty"
+                raise self._describe(DamageError(self._reader.path(number), samples, problem))
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
         """Iterate over all samples in the order in which they are stored, about 16 MB at a time.
@@ -109,6 +116,17 @@ class StoredArray:
     @property
     def _name(self) -> str:
         return f"'{self.site}'" + (f" [{self.place}]" if self.place else "")
+
+    def _sizes(self) -> dict[int, int]:
+        """Give the size of the file of each committed unit; 0 where there is none."""
+        unit = self._store.unit
+        numbers = (
+            number
+            for span in self._store.committed_ranges()
+            for number in range(span.start // unit, -(-span.stop // unit))
+        )
+        paths = {number: self._reader.path(number) for number in numbers}
+        return {n: path.stat().st_size if path.exists() else 0 for n, path in paths.items()}
 
     def _check_held(self, part: Part) -> None:
         """Refuse samples that are not there, rather than give what an earlier run left of them."""

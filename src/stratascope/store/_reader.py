@@ -231,7 +231,8 @@ class Store(Mapping[str, Any]):
 
         Raises:
             MissingExtraError: xarray is not installed.
-            StoreError: The step is incomplete: xarray would show what is missing as data.
+            StoreError: The step is incomplete, or files of it are lost: xarray would show what is
+                missing as data.
 
         >>> import numpy as np, torch, stratascope as ss
         >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
@@ -244,6 +245,8 @@ class Store(Mapping[str, Any]):
         xarray = require("xarray", extra="xarray")
         if not self.complete:
             raise describe_owed(self)
+        for array in self._spec.arrays:
+            self._open_array(array).check_there()
         return xarray.open_datatree(
             self.path / DATA, engine="zarr", group=str(self.step), consolidated=False, chunks=None
         )

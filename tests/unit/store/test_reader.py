@@ -356,6 +356,18 @@ def test_xarray_does_not_show_what_is_missing_as_data(tmp_path):
         open_store(tmp_path / "s").to_xarray()
 
 
+@pytest.mark.parametrize("harm", ["lost", "empty"])
+def test_xarray_does_not_show_what_is_lost_as_data(tmp_path, harm):
+    fill(tmp_path / "s")
+    shard = tmp_path / "s" / "data.zarr" / "0" / "loss" / "activation" / "c" / "2"
+    shard.unlink() if harm == "lost" else shard.write_bytes(b"")
+
+    with pytest.raises(
+        StoreError, match=r"step 0, site 'loss', samples 128 to 129 cannot be read: .*c/2 is not th"
+    ):
+        open_store(tmp_path / "s").to_xarray()
+
+
 def make_growing(root):
     """A step of unknown length with two whole units, a short one and no end."""
     array = ArraySpec("a/activation", "a", "", (), "uint8", "uint8", ())
