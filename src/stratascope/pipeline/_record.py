@@ -27,7 +27,12 @@ from stratascope.capture import (
 from stratascope.capture._hooks import Hook
 from stratascope.capture._modes import uncompiled
 from stratascope.errors import CaptureError, DataError, StoreError, StratascopeError
-from stratascope.pipeline._extract import comparable, describe_settings, find_held
+from stratascope.pipeline._extract import (
+    comparable,
+    describe_provenance,
+    describe_settings,
+    find_held,
+)
 from stratascope.pipeline._fingerprint import differences
 from stratascope.pipeline._source import Batch, digest_batch, make_source
 from stratascope.pipeline._table import RunOrder, describe_sites
@@ -277,6 +282,7 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
             settings=settings,
             skipped=skipped,
             sites=self._source.describe_sites(acts, {array.site for array in arrays}),
+            provenance=describe_provenance(None),
         )
         if held is not None and held.arrays != arrays:
             raise self._refuse(number, "the shapes or types at the sites")

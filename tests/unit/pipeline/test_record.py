@@ -489,3 +489,16 @@ def test_a_probe_fills_no_cache_of_what_was_compiled(tmp_path):
         train(model, range(6), rec)
 
     assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("probe", [PROBE, None], ids=["probe", "batches"])
+def test_each_step_keeps_the_command_that_made_it(tmp_path, monkeypatch, probe):
+    monkeypatch.setattr("sys.argv", ["train.py", "--rate", "0.1"])
+    model = small()
+    with ss.record(model, "0", to=tmp_path / "s", every=1, probe=probe) as rec:
+        model(PROBE)
+        rec.step(0)
+
+    known = ss.open_store(tmp_path / "s").provenance
+    assert known["command"] == "train.py --rate 0.1"
+    assert known["versions"]["torch"] == torch.__version__
