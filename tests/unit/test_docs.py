@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-NAMESPACES = ["stratascope", "stratascope.render", "stratascope.seismic"]
+NAMESPACES = [
+    "stratascope",
+    "stratascope.integrations",
+    "stratascope.render",
+    "stratascope.seismic",
+]
 
 # Wider on purpose than what the collector of `conftest.py` knows: `py`, `python title="x"`, `~~~`.
 FENCE = re.compile(r"[ \t>]*(?:[-*+] |\d+[.)] )?[ \t]*(?P<fence>`{3,}|~{3,})(?P<info>.*)")
