@@ -2,6 +2,8 @@
 
 import cmath
 from functools import lru_cache
+from typing import NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -50,12 +52,49 @@ def count_nonfinite(tensors: list[Tensor]) -> tuple[int, int]:
     return nans, infs
 
 
-def storage_address(tensor: Tensor) -> int | None:
-    """Tell which storage a tensor lies in, None where it has none of the plain kind."""
-    # Not data_ptr(), which would make a copy-on-write storage copy.
-    if tensor.layout is not torch.strided or tensor.device.type == "meta":
-        return None
-    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+class Seen(NamedTuple):
+    """A tensor that a forward has shown.
+
+    Attributes:
+        tensor: The tensor, as long as it lives.
+        info: Its description.
+        storage: The storage that it lies in, None where it has none of the plain kind. As long as
+            it is referred to, no other storage gets its address.
+        origin: The operation that gave it, None for what no operation has.
+    """
+
+    tensor: ref[Tensor]
+    info: TensorInfo
+    storage: StorageWeakRef | None
+    origin: int | None
+
+
+class Sight:
+    """The tensors that a forward has shown so far, so that each is described once.
+
+    Between the operations of a network its tensors have pushed all else out of the processor's
+    caches: whatever is looked up again there costs several times what it costs elsewhere.
+    """
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        # By id: a dictionary keyed by tensors would compare their values.
+        self._seen: dict[int, Seen] = {}
+
+    def note(self, tensor: Tensor, origin: int | None) -> Seen:
+        """Describe a tensor as it is now, and remember where it comes from."""
+        plain = tensor.layout is torch.strided and not tensor.is_meta
+        # Not data_ptr(), which would make a copy-on-write storage copy.
+        storage = StorageWeakRef(tensor.untyped_storage()) if plain else None
+        seen = Seen(ref(tensor), _describe_one(tensor), storage, origin)
+        self._seen[id(tensor)] = seen
+        return seen
+
+    def look(self, tensor: Tensor) -> Seen:
+        """Find what is known of a tensor, and describe it if nothing is."""
+        seen = self._seen.get(id(tensor))
+        return seen if seen is not None and seen.tensor() is tensor else self.note(tensor, None)
 
 
 class MemoryWatch:
@@ -68,17 +107,22 @@ class MemoryWatch:
         self._total = 0
         self.peak = 0
 
-    def follow(self, inputs: list[Tensor], outputs: list[Tensor]) -> int:
-        """Count the storages that an operation made, in bytes."""
-        known = {storage_address(tensor) for tensor in inputs}
+    def follow(self, inputs: list[Seen], outputs: list[Tensor], given: list[Seen]) -> int:
+        """Count the storages that an operation made, in bytes.
+
+        Args:
+            inputs: What went in.
+            outputs: What came out.
+            given: What is known of what came out.
+        """
+        known = {seen.storage.cdata for seen in inputs if seen.storage is not None}
         new = 0
-        for tensor in outputs:
-            address = storage_address(tensor)
-            if address is not None and address not in known:
-                known.add(address)
-                storage = tensor.untyped_storage()
-                self._live.append((StorageWeakRef(storage), storage.nbytes()))
-                new += storage.nbytes()
+        for tensor, seen in zip(outputs, given, strict=True):
+            if seen.storage is not None and seen.storage.cdata not in known:
+                known.add(seen.storage.cdata)
+                size = tensor.untyped_storage().nbytes()
+                self._live.append((seen.storage, size))
+                new += size
         self._total += new
         # What has gone since is only looked for when a new peak seems to be there.
         if self._total > self.peak:

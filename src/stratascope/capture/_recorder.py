@@ -3,12 +3,12 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any
-from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,8 @@ from stratascope.capture._flops import count_flops
 from stratascope.capture._hooks import Hook
 from stratascope.capture._measure import (
     MemoryWatch,
+    Sight,
     count_nonfinite,
-    describe,
-    storage_address,
     summarise,
 )
 from stratascope.capture._modes import uncompiled
@@ -86,7 +85,8 @@ class Forward:
     modules: list[ModuleCall] = field(default_factory=list)
     recording: Recording = field(default_factory=Recording)
     names: OperationNames = field(default_factory=OperationNames)
-    producers: dict[int, tuple[ref[Tensor], int]] = field(default_factory=dict)
+    sight: Sight = field(default_factory=Sight)
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
     stack: list[_Running] = field(default_factory=list)
     started: dict[str, None] = field(default_factory=dict)
     memory: MemoryWatch = field(default_factory=MemoryWatch)
@@ -150,7 +150,11 @@ class Recorder:
         now = self._now = Forward(recording=Recording(aliases=self._aliases))
         if depth.backward:
             now.backward = BackwardWatch(nonfinite=depth.nonfinite, statistics=depth.statistics)
-        _note_producer(now, collect_tensors(inputs), MODEL_INPUT)
+        if depth.operations:
+            for tensor in self._list_own():
+                now.sight.note(tensor, None)
+        for tensor in collect_tensors(inputs):
+            now.sight.note(tensor, MODEL_INPUT)
         self.running = True
         try:
             with ExitStack() as modes:
@@ -168,6 +172,8 @@ class Recorder:
             self._number_classes()
         finally:
             self.running = False
+            now.operations += map(_make_operation, now.rows)
+            now.rows.clear()
             # The snapshots are the caller's now.
             now.shared.clear()
             if now.backward is not None:
@@ -179,13 +185,20 @@ class Recorder:
             if self.running:
                 now = self._now
                 now.started[path] = None
-                now.stack.append(_Running(path, time.perf_counter(), len(now.operations)))
+                now.stack.append(_Running(path, time.perf_counter(), len(now.rows)))
 
         def end(module: nn.Module, args: Any, output: Any) -> None:
             if self.running:
                 self._end_module(path, module, output)
 
         return begin, end
+
+    def _list_own(self) -> Iterator[Tensor]:
+        """Iterate over the parameters and buffers, but for those that are still to be made."""
+        for module in self._modules.values():
+            for tensor in chain(module._parameters.values(), module._buffers.values()):
+                if type(tensor) in (Tensor, nn.Parameter):
+                    yield tensor
 
     def _number_classes(self) -> None:
         """Tell which module was the k-th of its class to run."""
@@ -205,14 +218,14 @@ class Recorder:
             return
         running = now.stack.pop()
         with DisableTorchFunction():
-            outputs = describe(collect_tensors((output,)))
+            outputs = tuple([now.sight.look(t).info for t in collect_tensors((output,))])
         now.modules.append(
             ModuleCall(
                 name=path or ROOT_NAME,
                 kind=class_name(module),
                 depth=len(now.stack),
                 first=running.first,
-                stop=len(now.operations),
+                stop=len(now.rows),
                 seconds=ended - running.began,
                 outputs=outputs,
             )
@@ -249,33 +262,34 @@ class Recorder:
         if kwargs:
             inputs += collect_tensors(kwargs.values())
         outputs = collect_tensors((output,))
-        index = len(now.operations)
+        index = len(now.rows)
+        name = now.names.next(path, function)
         nans, infs = count_nonfinite(outputs) if depth.nonfinite else (None, None)
-        operation = Operation(
-            index=index,
-            name=now.names.next(path, function),
-            function=_name_fully(function),
-            module=path,
-            inputs=describe(inputs),
-            outputs=describe(outputs),
-            parents=_find_parents(now, inputs),
-            in_place=writes,
-            source=_find_source(),
-            seconds=seconds,
-            new_bytes=now.memory.follow(inputs, outputs),
-            flops=count_flops(name_function(function), args, kwargs, output),
-            nans=nans,
-            infs=infs,
-            input_summaries=summarise(inputs) if nans or infs else (),
-            output_summaries=summarise(outputs) if depth.statistics else (),
+        taken = [now.sight.look(tensor) for tensor in inputs]
+        given = [now.sight.note(tensor, index) for tensor in outputs]
+        row = (
+            index,
+            name,
+            function,
+            path,
+            taken,
+            given,
+            writes,
+            _find_source(),
+            seconds,
+            now.memory.follow(taken, outputs, given),
+            count_flops(name_function(function), args, kwargs, output),
+            nans,
+            infs,
+            summarise(inputs) if nans or infs else (),
+            summarise(outputs) if depth.statistics else (),
         )
-        now.operations.append(operation)
-        _note_producer(now, outputs, index)
+        now.rows.append(row)
         if now.backward is not None:
-            now.backward.follow(operation, outputs)
+            now.backward.follow(_make_operation(row), outputs)
         if depth.keep_operations:
-            now.recording.counts[operation.name, "out"] = 1
-            self._keep(operation.name, 1, output)
+            now.recording.counts[name, "out"] = 1
+            self._keep(name, 1, output)
 
     def _keep(self, path: str, call: int, value: Any) -> None:
         now = self._now
@@ -293,35 +307,36 @@ class Recorder:
             return snapshot(leave_parameters(tensor).detach())
         with DisableTorchFunction():
             taken = snapshot(leave_parameters(tensor).detach())
-            if (address := storage_address(tensor)) is not None:
-                shared = self._now.shared
-                if address not in shared:
-                    # The weak reference keeps the address from being given to another storage.
-                    shared[address] = (StorageWeakRef(tensor.untyped_storage()), [])
-                shared[address][1].append(taken)
+            storage = self._now.sight.look(tensor).storage
+        if storage is not None:
+            # With its storage, whose address another one gets as soon as nobody refers to it.
+            self._now.shared.setdefault(storage.cdata, (storage, []))[1].append(taken)
         return taken
 
     def _copy_before_write(self, args: tuple[Any, ...]) -> None:
         # Left to itself, torch would copy when the write comes, on one core only.
         if args and isinstance(args[0], Tensor):
-            address = storage_address(args[0])
-            if address in self._now.shared:
-                unshare(self._now.shared.pop(address)[1])
+            storage = self._now.sight.look(args[0]).storage
+            if storage is not None and storage.cdata in self._now.shared:
+                unshare(self._now.shared.pop(storage.cdata)[1])
 
 
-def _note_producer(now: Forward, tensors: list[Tensor], index: int) -> None:
-    # By id and weak reference: a dictionary keyed by tensors would compare their values.
-    for tensor in tensors:
-        now.producers[id(tensor)] = (ref(tensor), index)
-
-
-def _find_parents(now: Forward, inputs: list[Tensor]) -> tuple[int, ...]:
-    parents: set[int] = set()
-    for tensor in inputs:
-        found = now.producers.get(id(tensor))
-        if found is not None and found[0]() is tensor:
-            parents.add(found[1])
-    return tuple(sorted(parents))
+def _make_operation(row: tuple[Any, ...]) -> Operation:
+    # When the forward is over, as there is no hurry then.
+    index, name, function, path, taken, given, writes, source, *measured = row
+    parents = {seen.origin for seen in taken if seen.origin is not None}
+    return Operation(
+        index,
+        name,
+        _name_fully(function),
+        path,
+        tuple([seen.info for seen in taken]),
+        tuple([seen.info for seen in given]),
+        tuple(sorted(parents)),
+        writes,
+        source,
+        *measured,
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -339,8 +354,12 @@ def _writes(function: Function, kwargs: dict[str, Any]) -> bool:
 def _find_source() -> str:
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
-        file = frame.f_code.co_filename
-        if not file.startswith(_NOT_USERS):
-            return f"{os.path.basename(file)}:{frame.f_lineno}"
+        if _is_users(frame.f_code.co_filename):
+            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
+
+
+@lru_cache(maxsize=4096)
+def _is_users(file: str) -> bool:
+    return not file.startswith(_NOT_USERS)

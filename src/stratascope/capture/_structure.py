@@ -99,6 +99,8 @@ def collect_tensors(values: Iterable[Any]) -> list[Tensor]:
 
 def count_bytes(value: Any) -> int:
     """Count what the tensors of a value take, each in full even where some share memory."""
+    if type(value) is Tensor and value.layout is torch.strided:
+        return value.nbytes
     return sum(part.nbytes for tensor in collect_tensors((value,)) for part in _list_parts(tensor))
 
 
