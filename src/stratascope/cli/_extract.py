@@ -11,6 +11,7 @@ from stratascope.cli._output import name_program, name_size, print_json, print_l
 from stratascope.cli._targets import describe_targets, load_data, load_model
 from stratascope.errors import UsageError
 from stratascope.pipeline._extract import extract as extract_to_store
+from stratascope.store import Codec
 
 
 def extract(
@@ -22,6 +23,7 @@ def extract(
     weights: Path | None = None,
     batch_size: int = 64,
     dtype: str | None = None,
+    codec: Codec = "fast",
     device: str | None = None,
     step: int = 0,
     limit: int | None = None,
@@ -39,6 +41,7 @@ def extract(
         weights: File of a state dict, .pt or .safetensors.
         batch_size: Samples a forward, where the data does not come in batches.
         dtype: What floating-point values are stored as, such as float16.
+        codec: How the values are compressed: fast, or compact, which takes less room and more time.
         device: Where to run, such as cuda.
         step: Number of the step, such as the training step of a checkpoint.
         limit: Use only the first samples.
@@ -59,6 +62,7 @@ def extract(
         to=to,
         batch_size=batch_size,
         dtype=dtype,
+        codec=codec,
         device=device,
         step=step,
         limit=limit,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from stratascope.pipeline._warn import warn_caller
 from stratascope.sites import Selector, unwrap
 from stratascope.store import (
     UNIT_MULTIPLE,
+    Codec,
     Paths,
     StepSpec,
     StepWriter,
@@ -61,6 +62,7 @@ def extract(
     to: str | Path,
     batch_size: int = 64,
     dtype: torch.dtype | str | None = None,
+    codec: Codec = "fast",
     device: torch.device | str | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     step: int = 0,
@@ -85,6 +87,8 @@ def extract(
         to: The store's folder, new or one that lacks this step.
         batch_size: Samples a forward, where the data does not come in batches.
         dtype: What floating-point values are cast to before they are stored, such as ``"float16"``.
+        codec: How the values are compressed: ``"fast"`` costs next to nothing; ``"compact"`` takes
+            up to 30 % less room and two to three times the processor time to write and to read.
         device: Where to run; the model is moved there and back. None runs where it is.
         transform: Applied to each captured tensor, on its device: pool, slice, reduce.
         step: Number of the step, such as the training step of a checkpoint.
@@ -115,6 +119,8 @@ def extract(
         raise ValueError(f"unit_size must be a multiple of {UNIT_MULTIPLE}, got {unit_size}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if codec not in get_args(Codec):
+        raise ValueError(f"codec must be 'fast' or 'compact', got {codec!r}")
     if step < 0:
         raise ValueError(f"step must not be negative, got {step}")
     origin = describe_provenance(provenance)
@@ -134,10 +140,12 @@ def extract(
         unit_size=unit_size,
     )
     paths = Paths(root, step)
-    spec = _find_spec(paths, settings, resume=resume)
+    spec = _find_spec(paths, settings, codec, resume=resume)
     if spec is None or not paths.complete.exists():
         handle = tap(model, sites, dtype=parsed, transform=transform)
-        begin = StepSpec(step, source.samples, unit_size, (), settings=settings, provenance=origin)
+        begin = StepSpec(
+            *(step, source.samples, unit_size, (), codec), settings=settings, provenance=origin
+        )
         run = _Run(root, source, spec or begin)
         # The hooks are on already: they must go even if the model cannot be moved.
         with handle, placed(model, device) as place, evaluating(model), torch.no_grad():
@@ -345,7 +353,9 @@ def find_held(paths: Paths) -> StepSpec | None:
     return read_spec(paths) if paths.spec.exists() else None
 
 
-def _find_spec(paths: Paths, settings: dict[str, Any], *, resume: bool) -> StepSpec | None:
+def _find_spec(
+    paths: Paths, settings: dict[str, Any], codec: Codec, *, resume: bool
+) -> StepSpec | None:
     """Find the same run, to be continued, or nothing (None).
 
     Raises:
@@ -354,7 +364,10 @@ def _find_spec(paths: Paths, settings: dict[str, Any], *, resume: bool) -> StepS
     root, spec = paths.root, find_held(paths)
     if spec is None:
         return None
-    changed = differences(comparable(spec.settings), comparable(settings))
+    changed = differences(
+        {**comparable(spec.settings), "codec": spec.codec},
+        {**comparable(settings), "codec": codec},
+    )
     if not resume:
         raise StoreError(_describe_held(paths, changed))
     if changed:

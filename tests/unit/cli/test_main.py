@@ -200,6 +200,7 @@ BAD_INPUT = {
     "data that fail": (extract(data="nets.py:broken"), 2, "no such dataset"),
     "no data file": (extract(data="no.npy"), 2, "the data file no.npy does not exist"),
     "batch of none": (extract("--batch-size", "0"), 2, "--batch-size and --limit must be"),
+    "codec of none": (extract("--codec", "zip"), 2, "--codec"),
     "type of none": (extract("--dtype", "int3"), 1, "dtype must be a floating-point type"),
     "gradients": (extract(sites="0:grad"), 1, "capture gradients with stratascope.tap"),
     "another's folder": (extract(to="taken"), 1, "is not a stratascope store"),

@@ -202,6 +202,30 @@ def test_a_type_that_is_no_floating_point_type_is_refused(run, dtype):
         run(convnet(), dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", [None, "float16", "bfloat16"])
+def test_compact_takes_less_room_and_holds_the_same_values(run, dtype):
+    fast = run(convnet(), dtype=dtype)
+    compact = run(convnet(), dtype=dtype, codec="compact", to="t")
+
+    assert (fast.codec, compact.codec) == ("fast", "compact")
+    assert compact.nbytes < fast.nbytes
+    for site, array in fast.items():
+        np.testing.assert_array_equal(compact[site][:], array[:], strict=True)
+        by_xarray = compact.to_xarray()[site]["activation"].values
+        np.testing.assert_array_equal(by_xarray, array[:], strict=True)
+    assert compact.verify(deep=True) == []
+
+
+def test_a_compact_step_is_continued_to_the_same_bytes(run):
+    store = run(convnet(), codec="compact")
+    whole = {name: content for name, (content, _) in tree(store.path).items()}
+    for name in ("complete", "u00000001"):
+        (store.path / "commits" / "0" / f"{name}.json").unlink()
+    run(convnet(), codec="compact", resume=True)
+
+    assert {name: content for name, (content, _) in tree(store.path).items()} == whole
+
+
 def test_a_transform_is_applied_to_what_is_stored(run):
     store = run(convnet(), "2", transform=lambda x: x.amax(-1))
 
@@ -342,6 +366,7 @@ def test_data_without_a_batch_are_an_error(run, tmp_path):
         ({"unit_size": 0}, "unit_size must be a multiple of 64, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"step": -1}, "step must not be negative, got -1"),
+        ({"codec": "zip"}, "codec must be 'fast' or 'compact', got 'zip'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(run, settings, words):
@@ -416,6 +441,7 @@ def moved():
         ({"data": SIGNALS[:149]}, r"the number of samples \(was 150, is 149\)"),
         ({"data": TensorDataset(torch.from_numpy(SIGNALS))}, r"data.kind \(was 'array', is 'Tens"),
         ({"dtype": "float16"}, r"dtype \(was None, is 'float16'\) changed"),
+        ({"codec": "compact"}, r"codec \(was 'fast', is 'compact'\) changed"),
         ({"batch_size": 21}, r"batch_size \(was 20, is 21\) changed"),
         ({"unit_size": 128}, r"unit_size \(was 64, is 128\) changed"),
         ({"sites": "0"}, r"the sites \(was \['0', '1', '2'\], is \['0'\]\) changed"),
