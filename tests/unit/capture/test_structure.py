@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from stratascope.capture import map_tensors, named_tensors
