@@ -24,6 +24,7 @@ NAMESPACES = [
     "stratascope.integrations",
     "stratascope.render",
     "stratascope.seismic",
+    "stratascope.stats",
 ]
 
 # Wider on purpose than what the collector of `conftest.py` knows: `py`, `python title="x"`, `~~~`.

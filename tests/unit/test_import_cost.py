@@ -38,7 +38,8 @@ def test_help_imports_neither_torch_nor_zarr():
         "from stratascope.store import open_store",
         "import stratascope.render",
         "import stratascope.sites",
+        "from stratascope import stats; stats.Moments().update([[1.0, 2.0]])",
     ],
 )
-def test_reading_and_rendering_import_no_torch(statement):
+def test_reading_measuring_and_rendering_import_no_torch(statement):
     assert "torch" not in list_imports("-c", statement)

@@ -1,0 +1,178 @@
+"""A batch as `(N, C, P)`, and its parts, small enough to stay in the cache of a processor."""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stratascope.errors import DataError
+from stratascope.stats._arrays import Array, as_array, fits_float32, namespace, widen
+
+# Values of a block, 1 MB of float32: few enough for a cache, and enough for NumPy's calls to pay.
+_IN_CACHE = 2**18
+# Values that are looked at together where that takes copies of twice the size and more.
+_WITH_COPIES = 2**16
+# Rows times the 65,536 bins of the finest histogram are then an int32.
+_MOST_ROWS = 2**14
+# A device wants few and large blocks; this bounds their temporaries.
+_ON_DEVICE = 2**24
+# Values of one channel beside each other in a block, so that reductions run over long rows.
+_LONG_ROW = 2**16
+# float64 values that are held at once where all channels are needed together.
+_TOGETHER = 2**22
+
+
+class Block:
+    """A part of a batch, channels first, shared by all statistics that look at it.
+
+    Attributes:
+        values: Shape ``(c, n, p)``: all positions of some samples and channels, as float32 if that
+            holds them exactly, and else as float64; not to be changed.
+        channels: Which channels of the batch.
+        samples: Numbers of the samples, shape ``(n,)``; None if not given.
+    """
+
+    def __init__(self, values: Array, channels: slice, samples: Any = None) -> None:
+        self.values, self.channels, self.samples = values, channels, samples
+
+    @functools.cached_property
+    def rows(self) -> Array:
+        """The values of each channel in a row, shape ``(c, n * p)``."""
+        return self.values.reshape(len(self.values), -1)
+
+    def row_spans(self) -> Iterator[slice]:
+        """Cut into ranges of rows, where copies of a whole block would leave the cache."""
+        whole = not isinstance(self.values, np.ndarray)
+        step = max(1, _WITH_COPIES // self.rows.shape[1])
+        step = _MOST_ROWS if whole else min(step, _MOST_ROWS)
+        for start in range(0, len(self.rows), step):
+            yield slice(start, start + step)
+
+    @functools.cached_property
+    def bad(self) -> Array | None:
+        """Where values are not finite, shape ``(c, n, p)``; None if the block is known to be."""
+        xp = namespace(self.values)
+        # A finite sum has finite terms, and that of squares is had in a quarter of the time.
+        if xp is np and math.isfinite(np.vdot(self.values, self.values)):
+            return None
+        return ~xp.isfinite(self.values)
+
+    def fill(self, value: float) -> Array:
+        """Give the values, this in place of those that are not finite."""
+        if self.bad is None:
+            return self.values
+        return namespace(self.values).where(self.bad, value, self.values)
+
+    @functools.cached_property
+    def least(self) -> Array:
+        """The least finite value of each channel, shape ``(c,)``; +Inf where there is none."""
+        return namespace(self.values).amin(self.fill(math.inf).reshape(self.rows.shape), 1)
+
+    @functools.cached_property
+    def maxima(self) -> Array:
+        """The largest finite value of each sample, shape ``(c, n)``; -Inf where there is none."""
+        return _over_positions(namespace(self.values).amax, self.fill(-math.inf))
+
+    @functools.cached_property
+    def minima(self) -> Array:
+        """The least finite value of each sample, shape ``(c, n)``; +Inf where there is none."""
+        return _over_positions(namespace(self.values).amin, self.fill(math.inf))
+
+
+class Batch:
+    """One batch, checked, with the numbers of its samples.
+
+    Attributes:
+        array: Shape ``(N, C, P)``, in the type and place in which it came.
+        samples: Numbers of the samples, shape ``(N,)``; None if not given.
+
+    Raises:
+        DataError: The batch is a single number, or there are not as many sample numbers as samples.
+        TypeError: The values are not real numbers, or the sample numbers no integers.
+    """
+
+    def __init__(self, source: Any, samples: Any = None) -> None:
+        array = as_array(source)
+        if not array.ndim:
+            raise DataError(
+                "a batch must have shape (N,), (N, C) or (N, C, …), got a single number"
+            )
+        shape = [int(length) for length in array.shape]
+        channels = shape[1] if len(shape) > 1 else 1
+        self.array = array.reshape(shape[0], channels, math.prod(shape[2:]))
+        self.samples: Any = None if samples is None else _as_numbers(samples, shape[0])
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no value in it."""
+        return 0 in self.array.shape
+
+    def blocks(self) -> Iterator[Block]:
+        """Cut into blocks; a sample's positions in a channel are never parted."""
+        if self.empty:
+            return
+        samples, channels, positions = self.array.shape
+        size = _IN_CACHE if isinstance(self.array, np.ndarray) else _ON_DEVICE
+        rows = max(1, size // positions)
+        many = min(samples, rows, max(1, _LONG_ROW // positions))
+        wide = max(1, rows // many)
+        dtype = "float32" if fits_float32(self.array) else "float64"
+        for channel in range(0, channels, wide):
+            for start in range(0, samples, many):
+                part = self.array[start : start + many, channel : channel + wide]
+                numbers = None if self.samples is None else self.samples[start : start + many]
+                span = slice(channel, min(channel + wide, channels))
+                yield Block(widen(part.swapaxes(0, 1), dtype), span, numbers)
+
+    def spans(self) -> Iterator[slice]:
+        """Cut into ranges of samples of which all channels may be held at once as float64."""
+        samples, channels, positions = self.array.shape
+        step = max(1, _TOGETHER // max(1, channels * positions))
+        for start in range(0, samples, step):
+            yield slice(start, start + step)
+
+    def feature_width(self, *, flatten: bool) -> int:
+        """Give the length of the vectors that `features` gives."""
+        return math.prod(self.array.shape[1:]) if flatten else self.array.shape[1]
+
+    def features(self, *, flatten: bool) -> Array:
+        """Give one float64 vector a sample: the channels' means, or all values, ``(N, D)``."""
+        if flatten:
+            return widen(self.array).reshape(len(self.array), -1)
+        parts = [_over_positions(_mean, widen(self.array[span])) for span in self.spans()]
+        return namespace(self.array).concatenate(parts)
+
+
+def mix(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Scramble numbers, each to another: the first output of SplitMix64 (Steele et al. 2014).
+
+    >>> hex(mix(np.array([0]))[0])
+    '0xe220a8397b1dcdaf'
+    """
+    z = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
+    return z ^ (z >> np.uint64(31))
+
+
+def _mean(values: Array, axis: int) -> Array:
+    return values.mean(axis)
+
+
+def _over_positions(reduce: Any, values: Array) -> Array:
+    return values[:, :, 0] if values.shape[2] == 1 else reduce(values, 2)
+
+
+def _as_numbers(samples: Any, length: int) -> NDArray[np.int64]:
+    numbers = np.asarray(samples.cpu() if hasattr(samples, "cpu") else samples)
+    if numbers.dtype.kind not in "iu" and numbers.size:
+        raise TypeError(f"samples must be integers, got {numbers.dtype}")
+    if numbers.shape != (length,):
+        raise DataError(
+            f"samples must be one number for each of the {length} samples, got shape "
+            f"{numbers.shape}"
+        )
+    return numbers.astype(np.int64)

@@ -1,0 +1,79 @@
+"""How many values of each channel are zero, NaN or infinite."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stratascope.stats._arrays import Array, count, namespace, share, zeros
+from stratascope.stats._batch import Block
+from stratascope.stats._statistic import ChannelStatistic
+
+_NAMES = ("values", "zeros", "nans", "plus_infs", "minus_infs")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ChannelCounts:
+    """Numbers of values by kind, each of shape ``(C,)``.
+
+    Attributes:
+        values: All values.
+        zeros: Those that are exactly zero.
+        nans: Those that are NaN.
+        plus_infs: Those that are +Inf.
+        minus_infs: Those that are -Inf.
+
+    >>> ChannelCounts(*np.array([[4], [1], [2], [0], [0]])).zero_fraction
+    array([0.5])
+    """
+
+    values: NDArray[np.int64]
+    zeros: NDArray[np.int64]
+    nans: NDArray[np.int64]
+    plus_infs: NDArray[np.int64]
+    minus_infs: NDArray[np.int64]
+
+    @property
+    def finite(self) -> NDArray[np.int64]:
+        """Numbers of values that are neither NaN nor infinite."""
+        return self.values - self.nans - self.plus_infs - self.minus_infs
+
+    @property
+    def zero_fraction(self) -> NDArray[np.float64]:
+        """Share of the finite values that is exactly zero; NaN where there is none."""
+        return share(self.zeros, self.finite)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Counts(ChannelStatistic[ChannelCounts]):
+    """Count zeros, NaN and infinite values, exactly.
+
+    >>> counts = Counts()
+    >>> counts.update([[0.0, 1.0], [0.0, float("nan")]])
+    >>> counts.compute().zeros.tolist(), counts.compute().nans.tolist()
+    ([2, 0], [0, 1])
+    """
+
+    def compute(self) -> ChannelCounts:
+        """Give the counts."""
+        known = self._known()
+        return ChannelCounts(*(known[name] for name in _NAMES))
+
+    def _start(self, widths: Sequence[int], like: Array) -> dict[str, Array]:
+        return {name: zeros(widths, like, "int64") for name in _NAMES}
+
+    def _add(self, block: Block, own: dict[str, Array]) -> None:
+        rows = block.rows
+        own["values"] += rows.shape[1]
+        own["zeros"] += count(rows == 0)
+        if block.bad is not None:
+            own["nans"] += count(namespace(rows).isnan(rows))
+            own["plus_infs"] += count(rows == np.inf)
+            own["minus_infs"] += count(rows == -np.inf)
+
+    def _combine(self, own: dict[str, Any], parts: dict[str, Any]) -> None:
+        for name in _NAMES:
+            own[name] += parts[name]
