@@ -7,6 +7,7 @@ a graph: ``layer1.0.add``, and ``layer1.0.add_1`` for the next addition of the s
 
 import inspect
 import os
+import threading
 from collections.abc import Callable
 from functools import lru_cache
 from types import FrameType
@@ -83,12 +84,27 @@ def proceed(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return function(*args, **kwargs)
 
 
+class _Aside(threading.local):
+    """Where a user's function runs beside the network: what it calls is no operation of it."""
+
+    depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+
+
+aside = _Aside()
+
+
 class OperationMode(TorchFunctionMode):
     """Hands every call of torch that a network makes in Python to a function.
 
     What runs inside one call, such as the products inside ``lstm``, is not seen; neither is what
-    this package does itself, such as the snapshot that a hook takes, nor what ``fully_shard``
-    does before and after a module.
+    this package does itself, such as the snapshot that a hook takes, nor what runs in `aside`, nor
+    what ``fully_shard`` does before and after a module.
 
     Args:
         run: Takes the torch function, its arguments and its named arguments, and returns what
@@ -98,6 +114,8 @@ class OperationMode(TorchFunctionMode):
     def __init__(self, run: Callable[[Function, tuple[Any, ...], dict[str, Any]], Any]) -> None:
         super().__init__()
         self._run = run
+        # A function that runs aside may watch a network of its own.
+        self._depth = aside.depth
 
     def __torch_function__(
         self,
@@ -108,7 +126,7 @@ class OperationMode(TorchFunctionMode):
     ) -> Any:
         caller = inspect.currentframe()
         caller = caller and caller.f_back
-        if caller is None or _is_beside(caller):
+        if caller is None or aside.depth > self._depth or _is_beside(caller):
             return func(*args, **kwargs or {})
         return self._run(func, args, kwargs or {})
 

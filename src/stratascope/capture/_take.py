@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from stratascope.capture._operations import aside
 from stratascope.capture._snapshot import leave_parameters, snapshot
 
 
@@ -36,7 +37,11 @@ def make_take(
         tensor = leave_parameters(tensor)
         if detach and tensor.requires_grad:
             tensor = tensor.detach()
-        value = tensor if transform is None else transform(snapshot(tensor))
+        if transform is None:
+            value = tensor
+        else:
+            with aside:
+                value = transform(snapshot(tensor))
         if not isinstance(value, Tensor):
             raise TypeError(f"transform must return a tensor, got {type(value).__name__}")
         moved = value.to(device=device, dtype=dtype if _can_cast(value, dtype) else None)

@@ -21,7 +21,7 @@ from stratascope.capture._activations import (
 from stratascope.capture._budget import describe_excess
 from stratascope.capture._compiled import run_uncompiled
 from stratascope.capture._hooks import Hook
-from stratascope.capture._operations import is_operation
+from stratascope.capture._operations import aside, is_operation
 from stratascope.capture._running import in_backward, is_nested
 from stratascope.capture._staging import stage
 from stratascope.capture._structure import count_bytes, map_tensors, name_arguments, named_tensors
@@ -570,7 +570,8 @@ class Tap(AbstractContextManager[Activations]):
     def _hand_over(self, key: Key, value: Any) -> None:
         assert self._on_capture is not None
         try:
-            self._on_capture(name_key(key), value)
+            with aside:
+                self._on_capture(name_key(key), value)
         except Exception as error:  # noqa: BLE001 - the user's own code failed; raised when it is safe
             self._fail(key, "on_capture", error)
 

@@ -7,6 +7,7 @@ from torch import nn
 from stratascope.capture._operations import (
     OperationMode,
     OperationNames,
+    aside,
     gives_tensor,
     is_operation,
     name_function,
@@ -78,3 +79,16 @@ def test_other_names_cannot(name):
 
 def test_a_function_of_torch_is_named_without_underscores():
     assert name_function(torch.Tensor.__getitem__) == "getitem"
+
+
+def test_what_runs_aside_is_not_seen_but_what_it_watches_itself_is():
+    inner: list[list[str]] = []
+
+    def run(x):
+        with aside:
+            x.mean()
+            inner.append(names_of(lambda y: y.mean()))
+        x.sum()
+
+    assert names_of(run) == ["sum"]
+    assert inner == [["mean"]]

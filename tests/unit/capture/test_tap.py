@@ -517,6 +517,36 @@ def test_a_transform_that_writes_does_not_reach_the_network(model, x):
     assert not acts["0"].any()
 
 
+class Centred(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0, keepdim=True)
+
+
+def test_what_a_transform_or_a_callback_computes_is_no_operation_of_the_network(x):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.b = Centred()
+
+        def forward(self, x):
+            return self.b(self.b(x + 1) ** 2)
+
+    model, collected = Twice(), {}
+    with ss.tap(model, "b.mean_1") as alone:
+        model(x)
+    with ss.tap(model, ["b", "b.mean_1"], transform=lambda v: v.mean(0, keepdim=True)) as reduced:
+        model(x)
+
+    def compute(site, value):
+        collected[str(site)] = value.mean(0, keepdim=True)
+
+    with ss.tap(model, ["b", "b.mean_1"], on_capture=compute):
+        model(x)
+
+    assert torch.equal(reduced["b.mean_1"], alone["b.mean_1"])
+    assert torch.equal(collected["b.mean_1"], alone["b.mean_1"])
+
+
 def test_writing_into_what_was_kept_does_not_reach_the_network(model, x):
     expected = model(x)
     handle = ss.tap(model, ["**", "**:in"], on_capture=lambda site, value: value.fill_(7))
