@@ -5,10 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import tensorstore
+import torch
 import xarray
 import zarr
 
-from stratascope.store import DTYPES, ArraySpec, Paths, StepSpec, StepWriter
+from stratascope.pipeline._quantize import quantize
+from stratascope.store import DTYPES, ArraySpec, Paths, StepSpec, StepWriter, open_store
 
 SAMPLES, UNIT = 67, 64
 SHAPE, DIMS = (31, 5, 3), ("channel", "y", "x")
@@ -49,17 +51,17 @@ def root(tmp_path_factory):
     return folder
 
 
-def open_by_zarr(root, step, site):
-    return zarr.open_group(root / "data.zarr", mode="r")[f"{step}/{site}/activation"]
+def open_by_zarr(root, step, site, name="activation"):
+    return zarr.open_group(root / "data.zarr", mode="r")[f"{step}/{site}/{name}"]
 
 
-def open_by_xarray(root, step, site):
+def open_by_xarray(root, step, site, name="activation"):
     with xarray.open_datatree(root / "data.zarr", engine="zarr", consolidated=False) as tree:
-        return tree[f"{step}/{site}/activation"]
+        return tree[f"{step}/{site}/{name}"]
 
 
-def open_by_tensorstore(root, step, site):
-    folder = root / "data.zarr" / str(step) / site / "activation"
+def open_by_tensorstore(root, step, site, name="activation"):
+    folder = root / "data.zarr" / str(step) / site / name
     place = {"driver": "file", "path": str(folder)}
     return tensorstore.open({"driver": "zarr3", "kvstore": place}, read=True).result()
 
@@ -101,6 +103,38 @@ def test_every_reader_takes_a_lost_shard_for_nan_and_not_for_zeros(tmp_path, ope
 
     assert np.isnan(found[:UNIT]).all()
     assert (found[UNIT:] == 1).all()
+
+
+def test_every_reader_turns_codes_into_values_by_the_attributes(tmp_path, open_array):
+    codes = ArraySpec(
+        *("q/activation", "q", "", (3, 100), "uint8", "float32", ("channel", "time")),
+        quantized=True,
+    )
+    groups = [
+        ArraySpec(codes.key_of(role), "q", "", (3,), "float32", "float32", ("channel",), role=role)
+        for role in ("scale", "offset")
+    ]
+    values = torch.randn(SAMPLES, 3, 100, generator=torch.Generator().manual_seed(0))
+    values[3, 1, 7], values[66, 2] = torch.nan, -torch.inf
+    stored = [tensor.numpy() for tensor in quantize(values, 2)]
+    writer = StepWriter(tmp_path, StepSpec(0, SAMPLES, UNIT, (codes, *groups)))
+    writer.write(0, dict(zip((codes.key, *[group.key for group in groups]), stored, strict=True)))
+    writer.finish()
+    meaning = open_by_zarr(tmp_path, 0, "q").attrs["quantized"]
+    found, scale, offset = (
+        np.asarray(open_array(tmp_path, 0, "q", name))
+        for name in ("activation", meaning["scale"], meaning["offset"])
+    )
+    if found.dtype == "uint8":
+        special = {code: float(name) for name, code in meaning["codes"].items() if name != "finite"}
+        plain = offset[..., None] + scale[..., None] * found.astype("float32")
+        found = np.select([found == code for code in special], [*special.values()], plain)
+
+    assert_equal_bits(found.astype("float32"), open_store(tmp_path)["q"][:])
+    np.testing.assert_allclose(found, values, atol=0.02)
+    Paths(tmp_path, 0).shard(codes, 0).unlink()
+    missing = np.asarray(open_array(tmp_path, 0, "q"))[:UNIT]
+    assert (missing == meaning["codes"]["nan"]).all()
 
 
 def test_the_type_that_the_network_computed_in_and_the_axes_are_told(root):

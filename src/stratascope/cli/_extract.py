@@ -40,7 +40,8 @@ def extract(
         to: Folder of the store.
         weights: File of a state dict, .pt or .safetensors.
         batch_size: Samples a forward, where the data does not come in batches.
-        dtype: What floating-point values are stored as, such as float16.
+        dtype: What floating-point values are stored as, such as float16, or uint8 for codes of one
+            byte.
         codec: How the values are compressed: fast, or compact, which takes less room and more time.
         device: Where to run, such as cuda.
         step: Number of the step, such as the training step of a checkpoint.

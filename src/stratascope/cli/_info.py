@@ -80,6 +80,7 @@ def _describe_array(store: Store, array: StoredArray, committed: int) -> dict[st
         "shape": list(array.shape),
         "axes": list(array.dims),
         "dtype": str(array.dtype),
+        "stored_dtype": str(array.stored_dtype),
         "source_dtype": array.source_dtype,
         "bytes": array.nbytes_stored,
         "bytes_in_memory": array.nbytes * committed // whole if whole else 0,
@@ -102,7 +103,7 @@ def _print_store(found: dict[str, Any]) -> None:
             array["site"] + (f" [{array['place']}]" if array["place"] else ""),
             array["module"],
             str(tuple(array["shape"])),
-            array["dtype"],
+            _name_dtype(array),
             name_size(array["bytes"]),
             _name_ratio(array),
             f"also {', '.join(array['aliases'])}" if array["aliases"] else "",
@@ -114,6 +115,11 @@ def _print_store(found: dict[str, Any]) -> None:
         print_line(f"not stored: {key}: {reason}")
     for title in ("settings", "provenance"):
         _print_details(title, found[title])
+
+
+def _name_dtype(array: Mapping[str, Any]) -> str:
+    stored = array["stored_dtype"]
+    return array["dtype"] + ("" if stored == array["dtype"] else f" (stored as {stored})")
 
 
 def _name_steps(steps: list[dict[str, Any]]) -> str:

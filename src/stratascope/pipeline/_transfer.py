@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from stratascope.capture import Activations, Staged, Tap, map_tensors, named_tensors, stage
 from stratascope.errors import DataError, StratascopeError, first_line
+from stratascope.pipeline._quantize import quantize
 from stratascope.pipeline._source import Batch
-from stratascope.store import name_samples
+from stratascope.store import ArraySpec, count_group_axes, name_samples
 
 
 @contextmanager
@@ -125,6 +126,33 @@ def to_host(tensor: Tensor) -> Staged:
     """Start the copy to the host, so that the next forward need not wait for it."""
     # The order in which it is stored is made sooner on the device than on the host.
     return stage(tensor.contiguous() if tensor.is_cuda else tensor)
+
+
+def stage_values(arrays: Iterable[ArraySpec], values: Mapping[str, Tensor]) -> dict[str, Staged]:
+    """Start the copies of values to the host, as what the store holds of them.
+
+    Args:
+        arrays: The arrays of the values.
+        values: The values of a batch, by the arrays' keys.
+    """
+    staged: dict[str, Staged] = {}
+    for array in arrays:
+        stored = {array.key: values[array.key]}
+        if array.quantized:
+            stored = _quantize(array, values[array.key])
+        staged |= {key: to_host(tensor) for key, tensor in stored.items()}
+    return staged
+
+
+def _quantize(array: ArraySpec, values: Tensor) -> dict[str, Tensor]:
+    found = str(values.dtype).removeprefix("torch.")
+    if found != array.source_dtype:
+        raise DataError(
+            f"samples of '{array.site}' must all be {array.source_dtype}, as the first were, got "
+            f"{found}: give the data one type, or a transform that does"
+        )
+    codes, scale, offset = quantize(values, count_group_axes(array.shape))
+    return {array.key: codes, array.key_of("scale"): scale, array.key_of("offset"): offset}
 
 
 def takes_all_cores(tensors: Iterable[Tensor]) -> bool:

@@ -1,6 +1,6 @@
 """The captured values of a batch as arrays to be stored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,13 @@ from stratascope.errors import CaptureError, StoreError
 from stratascope.pipeline._source import Batch
 from stratascope.pipeline._warn import warn_caller
 from stratascope.sites import ModuleTable, Site, class_name
-from stratascope.store import DTYPES, ArraySpec, name_file
+from stratascope.store import (
+    DTYPES,
+    ArraySpec,
+    count_group_axes,
+    name_file,
+    quantized_dtype,
+)
 
 # Modules whose last axis is the features: what they put out are tokens, not signals.
 _TOKEN_MODULES = {
@@ -87,7 +93,7 @@ def _name_array(site: Site, place: str) -> str:
 
 
 def describe_arrays(
-    values: dict[str, Value], batch: Batch, kinds: dict[str, Kind]
+    values: dict[str, Value], batch: Batch, kinds: dict[str, Kind], *, quantized: bool = False
 ) -> tuple[tuple[ArraySpec, ...], dict[str, str]]:
     """Decide how each value is stored, and which cannot be.
 
@@ -95,9 +101,10 @@ def describe_arrays(
         values: What the first batch gave.
         batch: That batch.
         kinds: What `name_kinds` says of the model.
+        quantized: Whether floating-point values are stored as codes.
 
     Returns:
-        The arrays, and for every other value the reason.
+        The arrays, with those of what lies beside the values, and for every other value the reason.
 
     Raises:
         CaptureError: Nothing can be stored, or samples and sequence cannot be told apart.
@@ -122,20 +129,37 @@ def describe_arrays(
         if value.site in several:
             # Arrays of one group share their axes by name, and these are not the same length.
             dims = tuple(f"{name}_{name_file(value.place)}" for name in dims)
-        arrays.append(
-            ArraySpec(
-                key=key,
-                site=value.site,
-                place=value.place,
-                shape=tuple(value.tensor.shape[1:]),
-                dtype=_stored_dtype(value.tensor.dtype),
-                source_dtype=str(value.tensor.dtype).removeprefix("torch."),
-                dims=dims,
-                kind=kind.name,
-            )
+        array = ArraySpec(
+            key=key,
+            site=value.site,
+            place=value.place,
+            shape=tuple(value.tensor.shape[1:]),
+            dtype=_stored_dtype(value.tensor.dtype),
+            source_dtype=str(value.tensor.dtype).removeprefix("torch."),
+            dims=dims,
+            kind=kind.name,
         )
+        if quantized and value.tensor.is_floating_point():
+            array = replace(array, dtype="uint8", quantized=True)
+        arrays.append(array)
     _report_skipped(skipped, arrays)
-    return tuple(arrays), skipped
+    beside = [other for array in arrays if array.quantized for other in _describe_codes(array)]
+    return (*arrays, *beside), skipped
+
+
+def _describe_codes(array: ArraySpec) -> list[ArraySpec]:
+    """Say how the scales and offsets of quantized values are stored."""
+    axes = count_group_axes(array.shape) - 1
+    dtype = quantized_dtype(array.source_dtype).name
+    groups = replace(
+        array,
+        shape=array.shape[:axes],
+        dims=array.dims[:axes],
+        dtype=dtype,
+        source_dtype=dtype,
+        quantized=False,
+    )
+    return [replace(groups, key=array.key_of(role), role=role) for role in ("scale", "offset")]
 
 
 def _find_problem(tensor: Tensor, batch: Batch) -> str | None:
@@ -170,8 +194,12 @@ def _stored_dtype(dtype: torch.dtype) -> str:
     return "float32" if dtype == torch.bfloat16 else str(dtype).removeprefix("torch.")
 
 
-def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+def parse_dtype(dtype: torch.dtype | str | None, *, codes: bool = False) -> torch.dtype | None:
     """Read the type that floating-point values are stored as.
+
+    Args:
+        dtype: The type, or its name.
+        codes: Whether uint8, for codes, is one as well.
 
     Raises:
         ValueError: It is no such type.
@@ -179,9 +207,12 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     parsed = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if parsed is None and dtype is None:
         return None
+    if codes and parsed is torch.uint8:
+        return parsed
     if not isinstance(parsed, torch.dtype) or not parsed.is_floating_point:
+        also = ", or 'uint8'" if codes else ""
         raise ValueError(
-            "dtype must be a floating-point type such as 'float16', 'bfloat16' or 'float32', got "
+            f"dtype must be a floating-point type such as 'float16' or 'bfloat16'{also}, got "
             f"{dtype!r}"
         )
     return parsed

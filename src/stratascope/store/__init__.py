@@ -15,13 +15,25 @@ from stratascope.store._layout import (
     name_file,
     name_samples,
 )
+from stratascope.store._quantized import (
+    INFINITY_CODE,
+    NAN_CODE,
+    NEGATIVE_INFINITY_CODE,
+    TOP_CODE,
+    count_group_axes,
+    quantized_dtype,
+)
 from stratascope.store._reader import Store, open_store
 from stratascope.store._verify import Damage, verify
 from stratascope.store._writer import StepWriter
 
 __all__ = [
     "DTYPES",
+    "INFINITY_CODE",
+    "NAN_CODE",
+    "NEGATIVE_INFINITY_CODE",
     "SPEC_FILE",
+    "TOP_CODE",
     "UNIT_MULTIPLE",
     "ArraySpec",
     "Codec",
@@ -32,11 +44,13 @@ __all__ = [
     "StepWriter",
     "Store",
     "StoredArray",
+    "count_group_axes",
     "find_root",
     "is_vacant",
     "name_file",
     "name_samples",
     "open_store",
+    "quantized_dtype",
     "read_spec",
     "verify",
 ]

@@ -1,6 +1,8 @@
 """One array of a store: what is asked for is read and checked, and no more."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from stratascope.errors import StoreError
 from stratascope.store._chunks import DamageError, ShardReader
 from stratascope.store._index import Part, parse_index
 from stratascope.store._layout import ArraySpec, name_samples
+from stratascope.store._quantized import dequantize, quantized_dtype
 
 if TYPE_CHECKING:
     from stratascope.store._reader import Store
@@ -28,19 +31,28 @@ class StoredArray:
         site: The site's text.
         place: Which tensor of the site's value; ``""`` where the value is one tensor.
         shape: ``(N, *sample_shape)``.
-        dtype: NumPy type of the stored values.
+        dtype: NumPy type of the values.
+        stored_dtype: NumPy type that they have in the files: uint8 where they are quantized.
         dims: Names of the axes.
         source_dtype: Name of the type that the network computed in.
     """
 
-    def __init__(self, store: "Store", spec: ArraySpec, reader: ShardReader) -> None:
+    def __init__(
+        self,
+        store: "Store",
+        spec: ArraySpec,
+        reader: ShardReader,
+        beside: Mapping[str, ShardReader],
+    ) -> None:
         self._store = store
         self._spec = spec
         self._reader = reader
+        self._beside = beside
         self.site = spec.site
         self.place = spec.place
         self.shape = (store.samples, *spec.shape)
-        self.dtype = np.dtype(spec.dtype)
+        self.stored_dtype = np.dtype(spec.dtype)
+        self.dtype = quantized_dtype(spec.source_dtype) if spec.quantized else self.stored_dtype
         self.dims = ("sample", *spec.dims)
         self.source_dtype = spec.source_dtype
 
@@ -52,12 +64,37 @@ class StoredArray:
     @property
     def nbytes(self) -> int:
         """Bytes in memory of the whole array."""
-        return self._spec.sample_bytes * self.shape[0]
+        return math.prod(self.shape) * self.dtype.itemsize
 
     @property
     def nbytes_stored(self) -> int:
-        """Bytes on disk of the samples that are committed."""
-        return sum(self._sizes().values())
+        """Bytes on disk of the samples that are committed, with what belongs to them."""
+        return sum(size for reader in self._readers for size in self._sizes(reader).values())
+
+    @property
+    def codes(self) -> "StoredArray":
+        """The codes of quantized values, uint8, as they lie in the files.
+
+        Codes 0 to 252 are finite values, in even steps from the least of their group to the
+        greatest; 253, 254 and 255 are -inf, inf and NaN.
+
+        Raises:
+            StoreError: The values are not quantized.
+
+        >>> import numpy as np, torch, stratascope as ss
+        >>> data = np.linspace(-1, 1, 20 * 100, dtype="float32").reshape(20, 1, 100)
+        >>> store = ss.extract(torch.nn.ReLU(), data, "model", to="codes.zarr", dtype="uint8")
+        >>> store["model"]
+        StoredArray 'model' (20, 1, 100) float32 (stored as uint8)
+        >>> store["model"].codes[19, 0, ::33]
+        array([  0,  84, 168, 252], dtype=uint8)
+        """
+        if not self._spec.quantized:
+            raise StoreError(
+                f"{self._name} has no codes: its values are stored as {self.stored_dtype}, and not "
+                "quantized. Read them as they are"
+            )
+        return StoredArray(self._store, replace(self._spec, quantized=False), self._reader, {})
 
     def check_there(self) -> None:
         """Make sure that no file of the array is lost; what is in them is not looked at.
@@ -66,11 +103,12 @@ class StoredArray:
             StoreError: One is.
         """
         unit = self._store.unit
-        for number, size in self._sizes().items():
-            if size == 0:
-                samples = range(number * unit, (number + 1) * unit)
-                problem = "is not there, or empty"
-                raise self._describe(DamageError(self._reader.path(number), samples, problem))
+        for reader in self._readers:
+            for number, size in self._sizes(reader).items():
+                if size == 0:
+                    samples = range(number * unit, (number + 1) * unit)
+                    problem = "is not there, or empty"
+                    raise self._describe(DamageError(reader.path(number), samples, problem))
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
         """Iterate over all samples in the order in which they are stored, about 16 MB at a time.
@@ -85,7 +123,8 @@ class StoredArray:
         [(0, (300, 4, 8))]
         """
         row = self._spec.chunk[0]
-        step = row * max(1, _BLOCK_BYTES // max(1, row * self._spec.sample_bytes))
+        row_bytes = row * math.prod(self.shape[1:]) * self.dtype.itemsize
+        step = row * max(1, _BLOCK_BYTES // max(1, row_bytes))
         for start in range(0, len(self), step):
             yield start, self[start : start + step]
 
@@ -101,7 +140,7 @@ class StoredArray:
         chosen = parse_index(index, self.shape, self.dims)
         self._check_held(chosen.parts[0])
         try:
-            return chosen.arrange(self._reader.read(chosen.parts))
+            return chosen.arrange(self._read(chosen.parts))
         except DamageError as damage:
             raise self._describe(damage) from damage
 
@@ -111,13 +150,25 @@ class StoredArray:
         return np.asarray(self[:], dtype=dtype)
 
     def __repr__(self) -> str:
-        return f"StoredArray {self._name} {self.shape} {self.dtype}"
+        return f"StoredArray {self._name} {self.shape} {name_dtype(self)}"
 
     @property
     def _name(self) -> str:
         return f"'{self.site}'" + (f" [{self.place}]" if self.place else "")
 
-    def _sizes(self) -> dict[int, int]:
+    @property
+    def _readers(self) -> tuple[ShardReader, ...]:
+        return (self._reader, *self._beside.values())
+
+    def _read(self, parts: Sequence[Part]) -> np.ndarray[Any, Any]:
+        values = self._reader.read(parts)
+        if not self._spec.quantized:
+            return values
+        scale, offset = (self._beside[role] for role in ("scale", "offset"))
+        groups = parts[: scale.ndim]
+        return dequantize(values, scale.read(groups), offset.read(groups))
+
+    def _sizes(self, reader: ShardReader) -> dict[int, int]:
         """Give the size of the file of each committed unit; 0 where there is none."""
         unit = self._store.unit
         numbers = (
@@ -125,7 +176,7 @@ class StoredArray:
             for span in self._store.committed_ranges()
             for number in range(span.start // unit, -(-span.stop // unit))
         )
-        paths = {number: self._reader.path(number) for number in numbers}
+        paths = {number: reader.path(number) for number in numbers}
         return {n: path.stat().st_size if path.exists() else 0 for n, path in paths.items()}
 
     def _check_held(self, part: Part) -> None:
@@ -144,6 +195,12 @@ class StoredArray:
             f"{damage}. Other samples and sites are not touched; stratascope verify lists all that "
             "is damaged"
         )
+
+
+def name_dtype(array: StoredArray) -> str:
+    """Name the type of an array's values, and of what is stored of them where that is another."""
+    stored = array.stored_dtype
+    return str(array.dtype) + ("" if stored == array.dtype else f" (stored as {stored})")
 
 
 def describe_owed(store: "Store") -> StoreError:

@@ -111,11 +111,14 @@ class ShardReader:
     Args:
         folder: The array's folder.
         ndim: Number of its axes.
+
+    Attributes:
+        ndim: Number of the array's axes.
     """
 
     def __init__(self, folder: Path, ndim: int) -> None:
+        self.ndim = ndim
         self._folder = folder
-        self._ndim = ndim
         self._indices: dict[int, tuple[tuple[int, ...], ShardIndex]] = {}
 
     @functools.cached_property
@@ -174,7 +177,7 @@ class ShardReader:
 
     def path(self, unit: int) -> Path:
         """Give the file of a unit."""
-        return self._folder.joinpath("c", str(unit), *["0"] * (self._ndim - 1))
+        return self._folder.joinpath("c", str(unit), *["0"] * (self.ndim - 1))
 
     @contextmanager
     def _open(self, unit: int) -> Generator[BinaryIO]:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stratascope.sites import Port, Site
+from stratascope.store._quantized import NAN_CODE, describe_quantization
 
 FORMAT = "stratascope"
 LAYOUT_VERSION = 1
@@ -28,6 +29,7 @@ CHUNK_BYTES = 256 * 1024
 TILE_BYTES = 1024 * 1024
 UNIT_MULTIPLE = 64
 COORDINATE_CHUNK = 65_536
+VALUES = "activation"
 
 Codec = Literal["fast", "compact"]
 
@@ -50,6 +52,10 @@ class ArraySpec:
         source_dtype: Name of the type that the network computed in.
         dims: Names of the axes after ``sample``.
         kind: Class name of the site's module.
+        role: What it holds: ``"activation"``, the values, or what belongs to them and lies beside
+            them, such as ``"scale"``.
+        quantized: Whether the values are stored as codes of a byte, with a scale and an offset
+            beside them.
     """
 
     key: str
@@ -60,6 +66,13 @@ class ArraySpec:
     source_dtype: str
     dims: tuple[str, ...]
     kind: str = ""
+    role: str = VALUES
+    quantized: bool = False
+
+    def key_of(self, role: str) -> str:
+        """Give the key of what lies beside these values."""
+        folder, _, name = self.key.rpartition("/")
+        return f"{folder}/{role}{name.removeprefix(VALUES)}"
 
     @property
     def chunk(self) -> tuple[int, ...]:
@@ -111,7 +124,7 @@ class StepSpec:
         step: Number of the step.
         samples: Number of samples, or None where the data's length shows only at its end.
         unit: Samples in one shard file, which is also what a crash can cost.
-        arrays: The arrays.
+        arrays: The arrays: those of the values, and those of what belongs to them.
         codec: ``"fast"`` (LZ4) or ``"compact"`` (Zstandard).
         settings: What the values depend on; a run that continues must have the same.
         skipped: Values that could not be stored, and why.
@@ -146,6 +159,11 @@ class StepSpec:
             for known in (_pick_known(SiteSpec, site) for site in plain.get("sites", ()))
         )
         return cls(**{**_pick_known(cls, plain), "arrays": arrays, "sites": sites})
+
+    @property
+    def values(self) -> tuple[ArraySpec, ...]:
+        """The arrays of the values."""
+        return tuple(array for array in self.arrays if array.role == VALUES)
 
     @property
     def table(self) -> dict[str, SiteSpec]:
@@ -233,14 +251,20 @@ def shard_shape(array: ArraySpec, unit: int) -> tuple[int, ...]:
     return (unit, *(max(1, math.ceil(size / chunk)) * chunk for size, chunk in rest))
 
 
-def fill_value(dtype: str) -> Any:
-    """Give what reads where nothing was written: NaN where there is one, so missing is not 0."""
-    kind = np.dtype(dtype).kind
-    if kind == "f":
-        return "NaN"
-    if kind == "c":
-        return ["NaN", "NaN"]
-    return False if kind == "b" else 0
+def missing_value(array: ArraySpec) -> float | bool:
+    """Give what stands where nothing was written: NaN where there is one, so missing is not 0."""
+    if array.quantized:
+        return NAN_CODE
+    kind = np.dtype(array.dtype).kind
+    return math.nan if kind in "fc" else False if kind == "b" else 0
+
+
+def fill_value(array: ArraySpec) -> Any:
+    """Write what stands where nothing was written, as Zarr does."""
+    missing = missing_value(array)
+    if not isinstance(missing, float):
+        return missing
+    return ["NaN", "NaN"] if np.dtype(array.dtype).kind == "c" else "NaN"
 
 
 def blosc_settings(array: ArraySpec, codec: Codec) -> dict[str, Any] | None:
@@ -249,7 +273,7 @@ def blosc_settings(array: ArraySpec, codec: Codec) -> dict[str, Any] | None:
     bfloat16 widened to float32 has two empty bytes in four, which shuffling gathers; for all else
     shuffling tears up the runs of whole zeros that rectified layers consist of.
     """
-    widened = array.source_dtype == "bfloat16"
+    widened = array.source_dtype == "bfloat16" and not array.quantized
     if codec == "compact" and not widened:
         return None
     return {
@@ -285,17 +309,27 @@ def array_metadata(array: ArraySpec, spec: StepSpec, samples: int) -> dict[str, 
         "data_type": array.dtype,
         "chunk_grid": _regular(shard_shape(array, spec.unit)),
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": fill_value(array.dtype),
+        "fill_value": fill_value(array),
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": {
-            "site": array.site,
-            "place": array.place,
-            "module": array.kind,
-            "source_dtype": array.source_dtype,
-        },
+        "attributes": _array_attributes(array),
         "dimension_names": ["sample", *array.dims],
         "storage_transformers": [],
     }
+
+
+def _array_attributes(array: ArraySpec) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        "site": array.site,
+        "place": array.place,
+        "module": array.kind,
+        "source_dtype": array.source_dtype,
+    }
+    if array.role != VALUES:
+        attributes["role"] = array.role
+    if array.quantized:
+        beside = (array.key_of(role).rpartition("/")[2] for role in ("scale", "offset"))
+        attributes["quantized"] = describe_quantization(*beside)
+    return attributes
 
 
 def coordinate_metadata(samples: int) -> dict[str, Any]:

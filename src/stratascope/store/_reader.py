@@ -11,7 +11,7 @@ import numpy as np
 from stratascope._optional import require
 from stratascope.errors import StoreError
 from stratascope.sites import Site
-from stratascope.store._array import StoredArray, describe_owed
+from stratascope.store._array import StoredArray, describe_owed, name_dtype
 from stratascope.store._chunks import DamageError, ShardReader, read_coordinate
 from stratascope.store._commit import committed_units
 from stratascope.store._dataset import SampleDataset
@@ -26,6 +26,9 @@ from stratascope.store._layout import DATA, ArraySpec, Paths, SiteSpec
 from stratascope.store._names import SiteNames
 from stratascope.store._repair import uncommit
 from stratascope.store._verify import Damage, verify
+from stratascope.store._xarray import show_values
+
+_BESIDE = ("scale", "offset")
 
 
 def open_store(path: str | Path, *, step: int | None = None) -> "Store":
@@ -103,7 +106,7 @@ class Store(Mapping[str, Any]):
         self._paths = Paths(path, step)
         self._spec = read_spec(self._paths)
         self._sites: dict[str, list[ArraySpec]] = {}
-        for array in self._spec.arrays:
+        for array in self._spec.values:
             self._sites.setdefault(array.site, []).append(array)
         table = self._spec.table
         self._names = SiteNames(str(path), [table[site] for site in self._sites])
@@ -153,7 +156,7 @@ class Store(Mapping[str, Any]):
     @property
     def nbytes(self) -> int:
         """Bytes of the committed shards on disk."""
-        return sum(self._open_array(array).nbytes_stored for array in self._spec.arrays)
+        return sum(self._open_array(array).nbytes_stored for array in self._spec.values)
 
     @property
     def codec(self) -> str:
@@ -245,11 +248,17 @@ class Store(Mapping[str, Any]):
         xarray = require("xarray", extra="xarray")
         if not self.complete:
             raise describe_owed(self)
-        for array in self._spec.arrays:
+        for array in self._spec.values:
             self._open_array(array).check_there()
-        return xarray.open_datatree(
+        tree = xarray.open_datatree(
             self.path / DATA, engine="zarr", group=str(self.step), consolidated=False, chunks=None
         )
+        for array in self._spec.values:
+            if array.quantized:
+                folder, name = array.key.rsplit("/", 1)
+                values = show_values(tree[folder][name].variable, self._open_array(array))
+                tree[folder][name] = values
+        return tree
 
     def to_numpy(self, sites: str | Site | Iterable[str | Site] | None = None) -> dict[str, Any]:
         """Read whole sites into memory: an array each, or a dict of arrays by place.
@@ -400,11 +409,12 @@ class Store(Mapping[str, Any]):
         others = [step for step in self.steps if step != self.step]
         more = f" (also steps {', '.join(map(str, others))})" if others else ""
         state = "" if self.complete else ", INCOMPLETE"
-        names = [f"{a.site}{f' [{a.place}]' if a.place else ''}" for a in self._spec.arrays]
+        arrays = [self._open_array(array) for array in self._spec.values]
+        names = [f"{a.site}{f' [{a.place}]' if a.place else ''}" for a in arrays]
         width = max(map(len, names), default=0)
         rows = [
-            f"\n  {name:<{width}}  {(self.samples, *array.shape)} {array.dtype}"
-            for name, array in zip(names, self._spec.arrays, strict=True)
+            f"\n  {name:<{width}}  {array.shape} {name_dtype(array)}"
+            for name, array in zip(names, arrays, strict=True)
         ]
         return (
             f"Store {str(self.path)!r} step {self.step}{more}: {len(self)} sites, "
@@ -412,7 +422,9 @@ class Store(Mapping[str, Any]):
         )
 
     def _open_array(self, array: ArraySpec) -> StoredArray:
-        return StoredArray(self, array, self._readers[array.key])
+        beside = {role: self._readers.get(array.key_of(role)) for role in _BESIDE}
+        there = {role: reader for role, reader in beside.items() if reader is not None}
+        return StoredArray(self, array, self._readers[array.key], there)
 
 
 def _load(value: StoredArray | dict[str, StoredArray]) -> Any:

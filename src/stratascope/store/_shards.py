@@ -11,7 +11,13 @@ from numcodecs.blosc import NOSHUFFLE, SHUFFLE, Blosc
 from numcodecs.zstd import Zstd
 
 from stratascope.store._commit import temporary_name
-from stratascope.store._layout import ArraySpec, Codec, blosc_settings, shard_shape
+from stratascope.store._layout import (
+    ArraySpec,
+    Codec,
+    blosc_settings,
+    missing_value,
+    shard_shape,
+)
 
 _EMPTY = np.uint64(2**64 - 1)
 
@@ -103,8 +109,7 @@ class ShardWriter:
     def _fill_up(self, part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         if part.shape == self._chunk:
             return np.ascontiguousarray(part, dtype=self._dtype)
-        missing = np.nan if self._dtype.kind in "fc" else 0
-        whole = np.full(self._chunk, missing, dtype=self._dtype)
+        whole = np.full(self._chunk, missing_value(self._array), dtype=self._dtype)
         whole[tuple(slice(0, size) for size in part.shape)] = part
         return whole
 

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -66,6 +67,7 @@ def test_a_program_is_told_all_that_the_store_knows(here, capsys):
         "shape": [150, 3, 10],
         "axes": ["sample", "channel", "time"],
         "dtype": "float16",
+        "stored_dtype": "float16",
         "source_dtype": "float16",
         "bytes": sum(file.stat().st_size for file in files),
         "bytes_in_memory": 150 * 30 * 2,
@@ -131,6 +133,20 @@ def test_several_steps_are_listed_and_one_is_shown(here, capsys):
     assert capsys.readouterr().out.startswith(
         "a.zarr, step 11 of 12 (0, 1, 2, 3, 4, 5, 6, 7, …, 11; unfinished: 3, 5), "
     )
+
+
+def test_codes_are_shown_as_what_they_are(here, capsys):
+    ss.extract(Shared(), SIGNALS, "conv", to="a.zarr", step=1, dtype="uint8", progress=False)
+    (conv,) = read_json(capsys)["arrays"]
+    main(["info", "a.zarr"])
+
+    assert (conv["dtype"], conv["stored_dtype"]) == ("float32", "uint8")
+    assert conv["bytes_in_memory"] == 150 * 30 * 4
+    assert re.search(r"conv  +Conv1d  +\S+ \S+ \S+  float32 \(stored as uint8\)  ", _out(capsys))
+
+
+def _out(capsys):
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

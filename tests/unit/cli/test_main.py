@@ -85,6 +85,12 @@ def test_extract_and_render_make_a_picture_that_knows_its_origin(here, capsys):
     assert "70 samples" in capsys.readouterr().out
 
 
+def test_extract_stores_codes_of_a_byte(here, capsys):
+    assert main(extract("--dtype", "uint8", "--codec", "compact")) == 0
+    assert "0  (70, 4, 30) float32 (stored as uint8)" in capsys.readouterr().out
+    assert main(["render", "a.zarr", "--site", "0", "--to", "layer.png"]) == 0
+
+
 def test_one_channel_of_a_map_is_drawn_as_a_map(here):
     from PIL import Image
 

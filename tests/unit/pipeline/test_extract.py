@@ -193,6 +193,95 @@ def test_a_type_is_what_torch_itself_casts_to(run, dtype):
     assert store["0"].source_dtype == str(wanted).removeprefix("torch.")
 
 
+class Parts(nn.Module):
+    """Passes maps, a vector, one number, whole numbers and truth values."""
+
+    def forward(self, x):
+        maps = torch.cat([x, x.roll(3, -1), x, x, x, x], -1) * torch.tensor([1.0, 100.0])[:, None]
+        return {
+            "maps": maps,
+            "vector": maps[:, 0] - 5,
+            "number": maps.sum((1, 2)),
+            "whole": maps.argmax(-1),
+            "truth": maps > 0,
+        }
+
+
+def test_codes_of_a_byte_are_read_as_numbers(run):
+    exact = run(Parts(), "")["model"]
+    store = run(Parts(), "", dtype="uint8", to="t")
+    tree = store.to_xarray()["model"]
+    for place in ("maps", "vector", "number"):
+        ours, codes, values = store["model"][place], store["model"][place].codes, exact[place][:]
+        within = tuple(range(2 if place == "maps" else 1, values.ndim))
+        step = np.ptp(values, axis=within, keepdims=True) / 252
+
+        assert (ours.dtype, ours.stored_dtype, codes.dtype) == ("float32", "uint8", "uint8")
+        assert (ours.source_dtype, ours.shape) == ("float32", values.shape)
+        assert (abs(ours[:] - values) <= 0.501 * step + 1e-4 * abs(values)).all()
+        assert codes[:].max(initial=0, where=step > 0) == (252 if step.any() else 0)
+        np.testing.assert_array_equal(tree[f"activation.{place}"].values, ours[:], strict=True)
+
+
+def test_whole_numbers_and_truth_values_are_kept_as_they_are(run):
+    store = run(Parts(), "", dtype=torch.uint8)["model"]
+
+    assert (store["whole"].dtype, store["truth"].dtype) == ("int64", "bool")
+    with pytest.raises(StoreError, match=r"'model' \[whole\] has no codes: .* stored as int64"):
+        _ = store["whole"].codes
+
+
+def test_parts_of_codes_are_those_of_the_whole(run):
+    store = run(Parts(), "", dtype="uint8")
+    maps = store["model"]["maps"]
+    whole = maps[:]
+    variable = store.to_xarray()["model"]["activation.maps"]
+
+    for index in [17, (17, 1), (..., 3), (slice(60, 70), 1), ([3, 149, 3],), (5, [1, 0]), -1]:
+        np.testing.assert_array_equal(maps[index], whole[index], strict=True)
+    np.testing.assert_array_equal(np.concatenate([rows for _, rows in maps.blocks()]), whole)
+    np.testing.assert_array_equal(store.to_numpy()["model"]["maps"], whole)
+    np.testing.assert_array_equal(store.to_torch()[64]["model"]["maps"].numpy(), whole[64])
+    np.testing.assert_array_equal(variable[9:3:-2, ::-1, [0, 5]], whole[9:3:-2, ::-1][..., [0, 5]])
+    assert maps.nbytes == whole.nbytes
+    assert maps.nbytes_stored < 0.5 * whole.nbytes
+
+
+def test_a_step_of_codes_is_continued_to_the_same_bytes(run):
+    store = run(convnet(), dtype="uint8")
+    whole = {name: content for name, (content, _) in tree(store.path).items()}
+    for name in ("complete", "u00000001"):
+        (store.path / "commits" / "0" / f"{name}.json").unlink()
+    run(convnet(), dtype="uint8", resume=True)
+
+    assert {name: content for name, (content, _) in tree(store.path).items()} == whole
+
+
+@pytest.mark.parametrize("role", ["scale", "offset"])
+def test_a_lost_scale_is_a_lost_value(run, role):
+    store = run(convnet(), "0", dtype="uint8")
+    path = store.path / f"data.zarr/0/0/{role}/c/1"
+    path = path if path.is_file() else path / "0"
+    path.unlink()
+
+    with pytest.raises(StoreError, match=rf"site '0', samples 64 to 127 .*{role}.* is not there"):
+        store["0"][70]
+    with pytest.raises(StoreError, match=rf"samples 64 to 127 .*{role}.* is not there"):
+        store.to_xarray()
+    (damage,) = store.verify()
+    assert (damage.path, damage.site, damage.samples) == (path, "0", range(64, 128))
+    assert store["0"][:64].shape == (64, 5, 10)
+
+
+def test_codes_of_values_of_several_types_are_refused(run):
+    data = [torch.zeros(20, 2, 12), torch.zeros(20, 2, 12, dtype=torch.float64)]
+
+    with pytest.raises(
+        DataError, match=r"samples of '0' must all be float32, .* got float64: give"
+    ):
+        run(nn.Sequential(nn.ReLU()), data=data, dtype="uint8")
+
+
 @pytest.mark.parametrize("dtype", ["int8", "float", "nonsense", torch.int32])
 def test_a_type_that_is_no_floating_point_type_is_refused(run, dtype):
     if dtype == "float":  # an alias that torch has

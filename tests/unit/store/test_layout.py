@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,29 @@ def test_what_is_missing_is_nan_where_there_is_one(dtype):
     kind = np.dtype(dtype).kind
     expected = {"f": "NaN", "c": ["NaN", "NaN"], "b": False}
 
-    assert fill_value(dtype) == expected.get(kind, 0)
+    assert fill_value(make_array((), dtype)) == expected.get(kind, 0)
+
+
+def test_missing_codes_are_those_of_nan():
+    array = replace(make_array((3, 4), "uint8", "bfloat16"), quantized=True)
+    metadata = array_metadata(array, StepSpec(0, 5, 64, (array,)), 5)
+
+    assert metadata["fill_value"] == metadata["attributes"]["quantized"]["codes"]["nan"] == 255
+    packed = metadata["codecs"][0]["configuration"]["codecs"][1]["configuration"]
+    assert (packed["shuffle"], packed["typesize"]) == ("noshuffle", 1)
+
+
+def test_what_belongs_to_values_lies_beside_them():
+    array = make_array((3, 4))
+    placed = replace(array, key="lstm/activation.1~activation", place="1/activation")
+
+    assert array.key_of("scale") == "enc.3/scale"
+    assert placed.key_of("scale") == "lstm/scale.1~activation"
+    beside = replace(array, key=array.key_of("scale"), role="scale")
+    spec = StepSpec(0, 5, 64, (array, beside))
+    assert spec.values == (array,)
+    attributes = array_metadata(beside, spec, 5)["attributes"]
+    assert (attributes["site"], attributes["role"]) == ("enc.3", "scale")
 
 
 @pytest.mark.parametrize(
