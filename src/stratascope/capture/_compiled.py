@@ -2,26 +2,12 @@
 
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from stratascope.capture._hooks import ReplacedForward
-
-
-class _PlainCall:
-    """A module whose own ``compile()`` is put aside, until it is removed."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._module: nn.Module | None = module
-        self._compiled = vars(module)["_compiled_call_impl"]
-        del module._compiled_call_impl  # pyright: ignore[reportPrivateUsage]
-
-    def remove(self) -> None:
-        """Let the module run compiled again. Idempotent."""
-        module, self._module = self._module, None
-        if module is not None:
-            module._compiled_call_impl = self._compiled  # pyright: ignore[reportPrivateUsage]
 
 
 def run_uncompiled(model: nn.Module) -> list[Any]:
@@ -36,11 +22,12 @@ def run_uncompiled(model: nn.Module) -> list[Any]:
         return handles
     for module in model.modules():
         if vars(module).get("_compiled_call_impl") is not None:
-            handles.append(_PlainCall(module))
+            plain = module._call_impl  # pyright: ignore[reportPrivateUsage]
+            handles.append(_replace(module, plain, "_compiled_call_impl"))
         # Not the attribute: TorchScript keeps its modules in something that is no dict.
         plain = getattr(module, "_orig_mod", None)
         if plain is not None:
-            handles.append(ReplacedForward(module, lambda _, plain=plain: plain.__call__))
+            handles.append(_replace(module, plain.__call__, "forward"))
     if handles:
         warnings.warn(
             "the model is compiled: while it is tapped it runs as plain Python, since a compiled "
@@ -48,3 +35,7 @@ def run_uncompiled(model: nn.Module) -> list[Any]:
             stacklevel=4,
         )
     return handles
+
+
+def _replace(module: nn.Module, plain: Callable[..., Any], attribute: str) -> ReplacedForward:
+    return ReplacedForward(module, lambda _: plain, attribute)

@@ -2,12 +2,15 @@
 
 import pickle
 from collections.abc import Callable
+from copy import deepcopy
 from types import MethodType
 from typing import Any
 
 from torch import nn
 
 from stratascope.capture._modes import beside_graphs
+
+_Replacement = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Hook:
@@ -44,44 +47,79 @@ def _do_nothing(*_: Any) -> None:
 class ReplacedForward:
     """Another forward on one model, until it is removed.
 
+    Several may be on a model: the last one runs first, and each may be removed before the others.
+
     Args:
         model: The network.
-        replacement: Takes the model's own forward and gives the one to run instead.
+        replacement: Takes the forward to replace and gives the one to run instead. It is asked
+            again whenever an earlier one is removed.
+        attribute: Where the model holds what is replaced.
     """
 
     def __init__(
-        self, model: nn.Module, replacement: Callable[[Callable[..., Any]], Callable[..., Any]]
+        self,
+        model: nn.Module,
+        replacement: _Replacement,
+        attribute: str = "forward",
     ) -> None:
-        self._model: nn.Module | None = model
-        self._own = vars(model).get("forward")
-        model.forward = _Forward(replacement(model.forward), model)
+        found = vars(model).get(attribute)
+        # A shallow copy of a model has the other one's.
+        if not isinstance(found, _Forward) or found.model is not model:
+            found = _Forward(model, attribute)
+        self._forward: _Forward | None = found
+        self._replacement = replacement
+        found.add(replacement)
 
     def remove(self) -> None:
-        """Give the model its own forward back. Idempotent."""
-        model, self._model = self._model, None
-        if model is None:
-            return
-        if self._own is None:
-            del model.forward
-        else:
-            model.forward = self._own
+        """Take it away; with the last the model has its own forward back. Idempotent."""
+        forward, self._forward = self._forward, None
+        if forward is not None:
+            forward.discard(self._replacement)
 
 
 class _Forward:
-    """A forward in place of a model's own, which a copy of the model has again."""
+    """All that replaces one forward of a model, whose copies have their own forward again."""
 
-    __slots__ = ("_function", "_model_id")
+    __slots__ = ("_attribute", "_function", "_own", "_plain", "_replacements", "model")
 
-    def __init__(self, function: Callable[..., Any], model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, attribute: str) -> None:
+        self.model = model
+        self._attribute = attribute
+        # What the model itself holds, beside what its class has.
+        self._own = vars(model).get(attribute)
+        self._plain = self._function = getattr(model, attribute)
+        self._replacements: list[_Replacement] = []
+        setattr(model, attribute, self)
+
+    def add(self, replacement: _Replacement) -> None:
+        self._replacements.append(replacement)
+        self._compose()
+
+    def discard(self, replacement: _Replacement) -> None:
+        self._replacements.remove(replacement)
+        self._compose()
+        # What others have put there meanwhile is theirs to take away.
+        if self._replacements or vars(self.model).get(self._attribute) is not self:
+            return
+        if self._own is None:
+            delattr(self.model, self._attribute)
+        else:
+            setattr(self.model, self._attribute, self._own)
+
+    def _compose(self) -> None:
+        function = self._plain
+        for replacement in self._replacements:
+            function = replacement(function)
         self._function = function
-        self._model_id = id(model)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # The model may be compiled after this came.
         return beside_graphs(self._function)(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        copied = memo[self._model_id]
+        if self._own is not None:
+            return deepcopy(self._own, memo)
+        copied = memo[id(self.model)]
         return MethodType(type(copied).forward, copied)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -136,3 +136,34 @@ def test_a_model_compiled_after_the_tap_is_captured():
     handle.remove()
 
     assert torch.equal(value, build()[0](X).detach())
+
+
+@pytest.mark.parametrize("compiled", [compile_whole, compile_itself, compile_a_layer])
+def test_the_first_of_two_taps_of_a_compiled_model_may_be_removed_first(compiled):
+    model = compiled()
+    model(X)
+    before = {name: sorted(vars(module)) for name, module in model.named_modules()}
+    with pytest.warns(UserWarning, match="is compiled"):
+        first, second = ss.tap(model, "0"), ss.tap(model, "0")
+    first.remove()
+    model(X)
+    seen = second.activations["0"]
+    second.remove()
+    after = {name: sorted(vars(module)) for name, module in model.named_modules()}
+
+    assert torch.equal(seen, build()[0](X).detach())
+    assert before == after
+
+
+def test_a_model_compiled_anew_while_it_is_tapped_stays_so():
+    model = compile_itself()
+    with pytest.warns(UserWarning, match="is compiled"):
+        handle = ss.tap(model, "0")
+    model.compile(backend="eager")
+    anew = vars(model)["_compiled_call_impl"]
+    with warnings.catch_warnings():
+        # It never ran.
+        warnings.simplefilter("ignore")
+        handle.remove()
+
+    assert vars(model)["_compiled_call_impl"] is anew
