@@ -40,6 +40,13 @@ from stratascope.capture._structure import collect_tensors, count_bytes, map_ten
 from stratascope.sites import ROOT_NAME, ModuleTable, class_name, class_names
 
 MODEL_INPUT = -1
+_WRITERS = frozenset(
+    f"__{name}__"
+    for name in (
+        "setitem", "iadd", "isub", "imul", "idiv", "itruediv", "ifloordiv", "imod", "ipow",
+        "imatmul", "iand", "ior", "ixor", "ilshift", "irshift",
+    )
+)  # fmt: skip
 # What is read of tensors in the hooks of modules is no operation of the network.
 DisableTorchFunction = torch._C.DisableTorchFunction  # pyright: ignore[reportPrivateUsage]
 _NOT_USERS = (os.path.dirname(torch.__file__), os.path.dirname(__file__))
@@ -120,6 +127,11 @@ class Recorder:
         self._now = Forward()
         self.running = False
 
+    @property
+    def last(self) -> Forward:
+        """The forward that runs, or the last one that ran, also into an error."""
+        return self._now
+
     @contextmanager
     def attached(self) -> Generator[None]:
         """Follow the calls of all modules while a block runs."""
@@ -152,7 +164,7 @@ class Recorder:
             now.backward = BackwardWatch(nonfinite=depth.nonfinite, statistics=depth.statistics)
         if depth.operations:
             for tensor in self._list_own():
-                now.sight.note(tensor, None)
+                now.sight.note(tensor)
         for tensor in collect_tensors(inputs):
             now.sight.note(tensor, MODEL_INPUT)
         self.running = True
@@ -217,8 +229,10 @@ class Recorder:
         if not now.stack:
             return
         running = now.stack.pop()
+        # Where no operations are recorded, nothing else tells that a tensor has changed its shape.
+        look = now.sight.look if self._depth.operations else now.sight.note
         with DisableTorchFunction():
-            outputs = tuple([now.sight.look(t).info for t in collect_tensors((output,))])
+            outputs = tuple([look(tensor).info for tensor in collect_tensors((output,))])
         now.modules.append(
             ModuleCall(
                 name=path or ROOT_NAME,
@@ -236,14 +250,18 @@ class Recorder:
             self._keep(path, call, output)
 
     def _run(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        writes = _writes(function, kwargs)
-        if writes and self._keeps:
-            self._copy_before_write(args)
+        written = _find_written(function, args, kwargs)
+        if written and self._keeps:
+            self._copy_before_write(written)
         began = time.perf_counter()
         output = proceed(function, args, kwargs)
         seconds = time.perf_counter() - began
         if gives_tensor(output):
-            self._note(function, args, kwargs, output, seconds, writes=writes)
+            self._note(function, args, kwargs, output, seconds, written)
+        elif written:
+            # Of x[0] = y the output is x.
+            given = written[0] if len(written) == 1 else written
+            self._note(function, args, kwargs, given, seconds, written)
         return output
 
     def _note(
@@ -253,8 +271,7 @@ class Recorder:
         kwargs: dict[str, Any],
         output: Any,
         seconds: float,
-        *,
-        writes: bool,
+        written: list[Tensor],
     ) -> None:
         now, depth = self._now, self._depth
         path = now.stack[-1].path if now.stack else ""
@@ -274,7 +291,8 @@ class Recorder:
             path,
             taken,
             given,
-            writes,
+            now.sight.find_origins(taken),
+            bool(written),
             _find_source(),
             seconds,
             now.memory.follow(taken, outputs, given),
@@ -285,6 +303,7 @@ class Recorder:
             summarise(outputs) if depth.statistics else (),
         )
         now.rows.append(row)
+        now.sight.note_write(written, index)
         if now.backward is not None:
             now.backward.follow(_make_operation(row), outputs)
         if depth.keep_operations:
@@ -313,18 +332,17 @@ class Recorder:
             self._now.shared.setdefault(storage.cdata, (storage, []))[1].append(taken)
         return taken
 
-    def _copy_before_write(self, args: tuple[Any, ...]) -> None:
+    def _copy_before_write(self, written: list[Tensor]) -> None:
         # Left to itself, torch would copy when the write comes, on one core only.
-        if args and isinstance(args[0], Tensor):
-            storage = self._now.sight.look(args[0]).storage
+        for tensor in written:
+            storage = self._now.sight.look(tensor).storage
             if storage is not None and storage.cdata in self._now.shared:
-                unshare(self._now.shared.pop(storage.cdata)[1])
+                unshare(tensor, self._now.shared.pop(storage.cdata)[1])
 
 
 def _make_operation(row: tuple[Any, ...]) -> Operation:
     # When the forward is over, as there is no hurry then.
-    index, name, function, path, taken, given, writes, source, *measured = row
-    parents = {seen.origin for seen in taken if seen.origin is not None}
+    index, name, function, path, taken, given, parents, *rest = row
     return Operation(
         index,
         name,
@@ -333,9 +351,7 @@ def _make_operation(row: tuple[Any, ...]) -> Operation:
         tuple([seen.info for seen in taken]),
         tuple([seen.info for seen in given]),
         tuple(sorted(parents)),
-        writes,
-        source,
-        *measured,
+        *rest,
     )
 
 
@@ -344,11 +360,25 @@ def _name_fully(function: Function) -> str:
     return resolve_name(function) or name_function(function)
 
 
-def _writes(function: Function, kwargs: dict[str, Any]) -> bool:
-    if kwargs and (kwargs.get("inplace") or kwargs.get("out") is not None):
-        return True
+def _find_written(
+    function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Tensor]:
+    """Find what a call of torch writes into."""
+    if kwargs and kwargs.get("out") is not None:
+        return collect_tensors((kwargs["out"],))
+    if _works_in_place(function) or (kwargs and kwargs.get("inplace")):
+        return collect_tensors(args[:1] or (kwargs.get("input", kwargs.get("self")),))
+    return []
+
+
+@lru_cache(maxsize=4096)
+def _works_in_place(function: Function) -> bool:
+    schema = getattr(function, "_schema", None)
+    if schema is not None:
+        # What torch.export wrote: relu_.default.
+        return bool(schema.is_mutable)
     name = getattr(function, "__name__", "")
-    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+    return name in _WRITERS or (name.endswith("_") and not name.endswith("__"))
 
 
 def _find_source() -> str:

@@ -36,6 +36,10 @@ class Summary:
     def of(cls, tensor: Tensor) -> "Summary":
         """Summarise a tensor; what is not finite is counted and left out of the rest."""
         values = tensor.detach()
+        if values.is_quantized:
+            values = values.dequantize()
+        elif values.layout is not torch.strided:
+            values = values.to_dense()
         values = (values.abs() if values.is_complex() else values).to(torch.float64).flatten()
         nans, infs = int(values.isnan().sum()), int(values.isinf().sum())
         finite = values[values.isfinite()] if nans or infs else values
@@ -49,7 +53,9 @@ class Summary:
 
     def __str__(self) -> str:
         bad = [f"{n} {what}" for n, what in ((self.nans, "NaN"), (self.infs, "Inf")) if n]
-        spread = f"{self.low:.4g} … {self.high:.4g}" if self.count else "empty"
+        spread = f"{self.low:.4g} … {self.high:.4g}" if self.low == self.low else "nothing finite"
+        if not self.count:
+            spread = "empty"
         return ", ".join([spread, *bad])
 
 
@@ -99,6 +105,8 @@ class Operation:
             return text
         bad = [f"{n} {what}" for n, what in ((self.nans, "NaN"), (self.infs, "Inf")) if n]
         lines = [f"{text}: {' and '.join(bad)} in {self.outputs[0]}"]
+        if any(summary.nans or summary.infs for summary in self.input_summaries):
+            lines.append("  It only passes on what was not finite in what came in:")
         for info, summary in zip(self.inputs, self.input_summaries, strict=True):
             lines.append(f"  from {info}: {summary}")
         return "\n".join(lines)

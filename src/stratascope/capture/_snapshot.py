@@ -10,12 +10,15 @@ those of parameters, so these are never shared. Two holes stay: who took a NumPy
 before the snapshot still writes into the shared storage, and no network may resize what it put out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 _lazy_clone = getattr(torch, "_lazy_clone", None)
+# Where a tensor's storage lies, without the copy of what is shared that data_ptr() would make.
+_find_memory: Callable[[Tensor], int] = torch._C._data_address  # pyright: ignore
 _is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
@@ -59,23 +62,32 @@ def snapshot(tensor: Tensor) -> Tensor:
         return tensor.clone()
 
 
-def unshare(taken: Sequence[Tensor]) -> None:
-    """Copy at once, on all cores, what would be copied on one core when the write comes.
+def unshare(written: Tensor, taken: Sequence[Tensor]) -> None:
+    """Copy at once, on all cores, what would be copied on one core when a write comes.
 
     Args:
-        taken: All that `snapshot` gave of one storage, detached from the graph. They are changed
-            to share a copy of it; views of it that differ are left to torch.
+        written: The tensor that is about to be written to.
+        taken: What `snapshot` gave of its storage, detached from the graph. Those that still share
+            its memory, and are alike, are changed to share a copy of it; others are left to torch.
 
     >>> import torch
     >>> x = torch.zeros(2)
     >>> kept = snapshot(x)
-    >>> unshare([kept])
+    >>> unshare(x, [kept])
     >>> _ = x.add_(1)
     >>> kept
     tensor([0., 0.])
     """
-    if len({(part.shape, part.stride(), part.storage_offset()) for part in taken}) != 1:
+    # A write that nobody announced has parted those that were taken before it.
+    address = _find_memory(written)
+    sharing = [part for part in taken if _find_memory(part) == address]
+    if len({_name_layout(part) for part in sharing}) != 1:
         return
-    copied = taken[0].clone()
-    for part in taken:
+    copied = sharing[0].clone()
+    for part in sharing:
         part.data = snapshot(copied)
+
+
+def _name_layout(tensor: Tensor) -> tuple[Any, ...]:
+    kind = (tensor.dtype, tensor.is_conj(), tensor.is_neg())
+    return (*kind, tensor.shape, tensor.stride(), tensor.storage_offset())

@@ -1,10 +1,11 @@
 """The debug route: every operation of a forward, in order, with what fed what."""
 
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from stratascope.capture._hooks import ReplacedForward
 from stratascope.capture._recorder import MODEL_INPUT, Depth, Forward, Recorder
 from stratascope.capture._records import Difference, Operation, TensorInfo
 from stratascope.capture._sharded import resharding
-from stratascope.capture._structure import collect_tensors, named_tensors
+from stratascope.capture._structure import map_tensors, named_tensors
 from stratascope.capture._tables import lay_out, lay_out_html
 from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import suggest, unwrap
@@ -48,6 +49,8 @@ class Trace:
     def __init__(self, found: Forward, depth: Depth) -> None:
         self.operations = tuple(found.operations)
         self.modules = tuple(found.modules)
+        if not (depth.keep_modules or depth.keep_operations):
+            found.recording.state = "the trace kept no values: ask for keep='modules' or keep='all'"
         self.activations = Activations(found.recording)
         self.seconds = found.seconds
         self.peak_bytes = found.memory.peak
@@ -90,7 +93,9 @@ class Trace:
         """Find the operation that made the first NaN or Inf, or None.
 
         Printed, it says where it stands in the user's code and what the ranges of its inputs were.
-        An operation whose inputs were not finite already has only passed it on. Where the forward
+        An operation whose inputs were not finite already has only passed it on: the first one is
+        such a one where the NaN came with the input, a parameter or the loss, and then it says so
+        when it is printed. Where the forward
         is finite throughout, the operations of a recorded backward are looked at, too.
 
         Raises:
@@ -101,6 +106,15 @@ class Trace:
                 "this trace did not look for NaN and Inf: trace with operations=True and "
                 "nonfinite=True"
             )
+        bad = self._find_nonfinite()
+        if bad is None and self._depth.backward and not self._backward:
+            warnings.warn(
+                "the forward is finite, and no backward was seen: call backward() inside of debug",
+                stacklevel=2,
+            )
+        return bad
+
+    def _find_nonfinite(self) -> Operation | None:
         steps = chain(self.operations, self._backward)
         return next((step for step in steps if step.nans or step.infs), None)
 
@@ -125,13 +139,9 @@ class Trace:
                 "trace both with keep='modules' or keep='all'"
             )
         for site in shared:
-            pairs = zip(
-                named_tensors(self.activations[site]),
-                named_tensors(other.activations[site]),
-                strict=False,
-            )
-            for (_, mine), (_, others) in pairs:
-                found = _compare(str(site), mine, others, rtol, atol)
+            first, second = (dict(named_tensors(run.activations[site])) for run in (self, other))
+            for place in first | second:
+                found = _compare(str(site), first.get(place), second.get(place), rtol, atol)
                 if found is not None:
                     return found
         return None
@@ -165,7 +175,9 @@ class Trace:
         parquet = require("pyarrow.parquet", extra="parquet")
         rows = [asdict(operation) | {"backward": False} for operation in self.operations]
         rows += [asdict(operation) | {"backward": True} for operation in self._backward]
-        parquet.write_table(arrow.Table.from_pylist(rows), path)
+        # Of one kind for all traces, so that several are read as one table.
+        table = arrow.Table.from_pylist(rows, schema=_make_schema(arrow))
+        parquet.write_table(table, path)
 
     def _list_operations(self) -> tuple[list[str], list[list[str]]]:
         headings = ["", "operation", "output", "ms", "kB", "MFLOP", "from", ""]
@@ -207,7 +219,7 @@ class Trace:
             facts.append(f"{len(self._backward)} backward operations, {seconds * 1e3:.1f} ms")
         if self.left_out:
             facts.append(f"{self.left_out} values were not kept: the budget was used up")
-        if self._looks and (bad := self.first_nonfinite()) is not None:
+        if self._looks and (bad := self._find_nonfinite()) is not None:
             facts.append(f"first not finite: {bad}")
         return facts
 
@@ -264,6 +276,11 @@ def trace(
     >>> [(operation.name, operation.function) for operation in run.backward]
     [('1.relu', 'ReluBackward0'), ('0.conv1d', 'ConvolutionBackward0')]
     """
+    if backward is not None and not callable(backward):
+        raise TypeError(
+            "backward must be a function that makes the loss from what the model returns, such as "
+            f"lambda output: output.sum(), got {backward!r}"
+        )
     depth = _choose_depth(
         keep,
         max_bytes,
@@ -275,18 +292,20 @@ def trace(
     # Not through DistributedDataParallel, where one process would wait for the others.
     network = unwrap(model)
     recorder = Recorder(model, depth)
-    inputs = (args, kwargs or {})
-    leaves = [tensor for tensor in collect_tensors(inputs) if tensor.is_leaf]
+    # The caller's own graph behind an input is not run through.
+    named = kwargs or {}
+    if backward is not None:
+        args, named = map_tensors(_cut_off, (args, named))
     with resharding(network):
         # Before the forward gathers them: gradients are kept with the parts.
         parameters = list(network.parameters())
         with recorder.attached():
             found, output = recorder.record(
-                lambda: network(*args, **(kwargs or {})), inputs, inside=False
+                lambda: network(*args, **named), (args, named), inside=False
             )
         if backward is not None and found.backward is not None:
             try:
-                _run_backward([*parameters, *leaves], output, backward)
+                _run_backward(parameters, output, backward)
             finally:
                 found.backward.remove()
     return Trace(found, depth)
@@ -317,7 +336,8 @@ def debug(
         backward: Record what the block's own ``backward()`` does in the network, too.
 
     Returns:
-        The traces, oldest first, growing while the block runs.
+        The traces, oldest first, growing while the block runs; that of a forward which raises an
+        error ends with the last operation that succeeded.
 
     >>> import torch, stratascope as ss
     >>> model = torch.nn.Linear(3, 2)
@@ -340,17 +360,24 @@ def debug(
     traces: deque[Trace] = deque(maxlen=last)
     recorder = Recorder(model, depth)
 
+    def keep_trace(found: Forward) -> None:
+        if len(traces) == last:
+            traces[0]._let_go()  # pyright: ignore[reportPrivateUsage]
+        traces.append(Trace(found, depth))
+
     def replacement(forward: Callable[..., Any]) -> Callable[..., Any]:
         def record_forward(*args: Any, **kwargs: Any) -> Any:
             # A model that calls itself is one forward.
             if recorder.running:
                 return forward(*args, **kwargs)
-            found, output = recorder.record(
-                lambda: forward(*args, **kwargs), (args, kwargs), inside=True
-            )
-            if len(traces) == last:
-                traces[0]._let_go()  # pyright: ignore[reportPrivateUsage]
-            traces.append(Trace(found, depth))
+            try:
+                found, output = recorder.record(
+                    lambda: forward(*args, **kwargs), (args, kwargs), inside=True
+                )
+            except BaseException:
+                keep_trace(recorder.last)
+                raise
+            keep_trace(found)
             return output
 
         return record_forward
@@ -376,6 +403,8 @@ def _choose_depth(
 ) -> Depth:
     if keep not in _KEEPS:
         raise ValueError(f"keep must be 'none', 'modules' or 'all', got {keep!r}")
+    if max_bytes is not None and (not isinstance(max_bytes, int) or max_bytes < 0):
+        raise ValueError(f"max_bytes must be a whole number from 0, got {max_bytes!r}")
     wished = {"keep='all'": keep == "all", "statistics": statistics, "backward": backward}
     if not operations and any(wished.values()):
         names = " and ".join(name for name, wish in wished.items() if wish)
@@ -391,7 +420,29 @@ def _choose_depth(
     )
 
 
-def _run_backward(tensors: list[Tensor], output: Any, make_loss: Callable[[Any], Tensor]) -> None:
+def _cut_off(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_leaf else tensor.detach().requires_grad_()
+
+
+def _list_leaves(loss: Tensor) -> list[Tensor]:
+    """List the tensors in which the backward of a loss adds up gradients."""
+    leaves: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    waiting: list[Any] = [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves[id(node.variable)] = node.variable
+        waiting += [before for before, _ in node.next_functions]
+    return list(leaves.values())
+
+
+def _run_backward(
+    parameters: list[nn.Parameter], output: Any, make_loss: Callable[[Any], Tensor]
+) -> None:
     loss = make_loss(output)
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         got = (
@@ -404,7 +455,9 @@ def _run_backward(tensors: list[Tensor], output: Any, make_loss: Callable[[Any],
             f"backward must make one number that depends on the model's parameters, got {got}: "
             "run with gradients on, and reduce, as with backward=lambda output: output.sum()"
         )
-    held = [(tensor, tensor.grad) for tensor in tensors]
+    # Those of a sharded network are not in the graph, but get their gradients all the same.
+    tensors = {id(tensor): tensor for tensor in (*parameters, *_list_leaves(loss))}
+    held = [(tensor, tensor.grad) for tensor in tensors.values()]
     try:
         for tensor, _ in held:
             tensor.grad = None
@@ -415,10 +468,13 @@ def _run_backward(tensors: list[Tensor], output: Any, make_loss: Callable[[Any],
 
 
 def _compare(
-    name: str, mine: Tensor, others: Tensor, rtol: float, atol: float
+    name: str, mine: Tensor | None, others: Tensor | None, rtol: float, atol: float
 ) -> Difference | None:
-    shapes = (tuple(mine.shape), tuple(others.shape))
-    if shapes[0] != shapes[1]:
+    shapes = (
+        () if mine is None else tuple(mine.shape),
+        () if others is None else tuple(others.shape),
+    )
+    if mine is None or others is None or shapes[0] != shapes[1]:
         return Difference(name, float("inf"), float("inf"), shapes)
     wide = torch.complex128 if mine.is_complex() or others.is_complex() else torch.float64
     first, second = mine.detach().cpu().to(wide), others.detach().cpu().to(wide)
@@ -428,6 +484,26 @@ def _compare(
     norm = float(torch.linalg.vector_norm(first))
     relative = float(torch.linalg.vector_norm(apart)) / norm if norm else float("inf")
     return Difference(name, float(apart.max()), relative, shapes)
+
+
+def _make_schema(arrow: Any) -> Any:
+    whole, real, text, flag = arrow.int64(), arrow.float64(), arrow.string(), arrow.bool_()
+    sizes = arrow.list_(whole)
+    tensor = {"shape": sizes, "dtype": text, "device": text, "stride": sizes}
+    summary = {**dict.fromkeys(("low", "high", "mean", "std"), real)}
+    summary |= dict.fromkeys(("zeros", "nans", "infs", "count"), whole)
+    tensors, summaries = (arrow.list_(arrow.struct(list(f.items()))) for f in (tensor, summary))
+    kinds = {
+        **dict.fromkeys(("index", "new_bytes", "flops", "nans", "infs"), whole),
+        **dict.fromkeys(("name", "function", "module", "source"), text),
+        **dict.fromkeys(("inputs", "outputs"), tensors),
+        **dict.fromkeys(("input_summaries", "output_summaries"), summaries),
+        "parents": sizes,
+        "in_place": flag,
+        "seconds": real,
+    }
+    named = [(field.name, kinds[field.name]) for field in fields(Operation)]
+    return arrow.schema([*named, ("backward", flag)])
 
 
 def _list_operation(operation: Operation, index: str, name: str) -> list[str]:

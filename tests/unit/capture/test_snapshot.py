@@ -235,7 +235,7 @@ def test_a_parameter_becomes_a_plain_tensor():
 def test_unshared_snapshots_share_one_copy_that_no_write_reaches():
     original = torch.arange(6.0).reshape(2, 3).t()
     kept = [snapshot(original), snapshot(original)]
-    unshare(kept)
+    unshare(original, kept)
     address = original.data_ptr()
     original.add_(1)
 
@@ -249,7 +249,7 @@ def test_unshared_snapshots_share_one_copy_that_no_write_reaches():
 def test_snapshots_of_different_views_are_left_to_torch():
     original = torch.arange(6.0)
     whole, half = snapshot(original), snapshot(original[3:])
-    unshare([whole, half])
+    unshare(original, [whole, half])
     original.zero_()
 
     assert whole.tolist() == [0, 1, 2, 3, 4, 5]
@@ -257,4 +257,4 @@ def test_snapshots_of_different_views_are_left_to_torch():
 
 
 def test_nothing_to_unshare_is_no_error():
-    unshare([])
+    unshare(torch.zeros(1), [])

@@ -463,3 +463,172 @@ def test_sparse_values_are_recorded():
 
     assert torch.equal(run.activations["model"].to_dense(), torch.eye(3))
     assert run._repr_html_().count("<tr>") == 2
+
+
+def test_tables_of_several_traces_are_read_as_one(block, tmp_path):
+    trace(block, x).to_parquet(tmp_path / "a.parquet")
+    trace(Divides(), torch.ones(3), nonfinite=True).to_parquet(tmp_path / "b.parquet")
+
+    assert parquet.read_table(tmp_path).num_rows == 8
+
+
+class Calls(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def twice_out(x):
+    y = torch.empty_like(x)
+    torch.add(x, 1, out=y)
+    torch.add(x, 2, out=y)
+    return y.mul_(10)
+
+
+def conjugated(x):
+    y = torch.complex(x, x)
+    z = y.conj()
+    y.mul_(5)
+    return z.real.sum()
+
+
+def reread(x):
+    y = x + 1
+    z = y.view(torch.int32)
+    y.mul_(5)
+    return z
+
+
+def masked(x):
+    mask = x > 0
+    mask |= x < -1
+    mask |= x == 0
+    mask.fill_(False)
+    return mask
+
+
+def exported(x):
+    y = x - 1
+    torch.ops.aten.relu_.default(y)
+    return torch.nn.functional.hardtanh(y, 0, 0.1, inplace=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        (twice_out, {"add": [1.0, 2.0], "add_1": [2.0, 3.0], "mul_": None}),
+        (conjugated, {"conj": [0, 1 - 1j]}),
+        (reread, {"view": [1065353216, 1073741824]}),
+        (masked, {"gt": [False, True], "ior": [False, True], "ior_1": [True, True]}),
+        (exported, {"sub": [-1.0, 0.0], "relu_": [0.0, 0.0]}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_values_before_and_after_unusual_writes_are_kept_apart(function, wanted):
+    run = trace(Calls(function), torch.tensor([0.0, 1.0]), keep="all")
+    kept = {str(site): value for site, value in run.activations.items()}
+
+    for name, values in wanted.items():
+        if values is not None:
+            assert kept[name].tolist() == values, name
+
+
+def test_a_write_that_returns_nothing_is_an_operation():
+    def write(x):
+        y = x * 1
+        y[0] = math.nan
+        return y + 1
+
+    run = trace(Calls(write), torch.ones(2))
+    bad = run.first_nonfinite()
+
+    assert [(op.name, op.in_place) for op in run] == [
+        ("mul", False),
+        ("setitem", True),
+        ("add", False),
+    ]
+    assert bad is not None
+    assert bad.name == "setitem"
+    assert run["add"].parents == (1,)
+
+
+def test_a_write_through_a_view_feeds_what_reads_the_whole():
+    def write(x):
+        y = x * 1
+        y[0].add_(1)
+        return y * 2
+
+    assert trace(Calls(write), torch.ones(2))["mul_1"].parents == (0, 2)
+
+
+def test_a_recorded_backward_stops_at_the_input():
+    weight = torch.ones(3, requires_grad=True)
+    given = weight * 2
+    kept = given.pow(2)
+    trace(nn.Linear(3, 1), given, backward=torch.sum)
+
+    assert weight.grad is None
+    kept.sum().backward()
+    assert weight.grad is not None
+
+
+def test_what_feeds_a_bad_operation_with_nan_is_told():
+    bad = trace(nn.Linear(2, 1), torch.tensor([math.nan, 1.0])).first_nonfinite()
+
+    assert "only passes on what was not finite in what came in" in str(bad)
+
+
+def test_debug_warns_where_no_backward_was_seen(block):
+    with debug(block, backward=True) as runs:
+        block(x)
+    with pytest.warns(UserWarning, match="no backward was seen: call backward"):
+        assert runs[-1].first_nonfinite() is None
+    assert "first not finite" not in repr(runs[-1])
+
+
+def test_a_forward_that_raises_leaves_the_trace_of_what_ran(block):
+    model = nn.Sequential(block, nn.Linear(3, 3))
+    with debug(model) as broken, pytest.raises(RuntimeError, match="shapes"):
+        model(x)
+
+    assert [op.name for op in broken[-1]][-1] == "0.relu"
+
+
+def test_lazy_modules_are_recorded():
+    run = trace(nn.Sequential(nn.LazyLinear(2), nn.ReLU()), torch.ones(1, 3))
+
+    assert [op.name for op in run if op.name.endswith("relu")] == ["1.relu"]
+
+
+def test_nothing_inside_vmap_is_taken_for_a_value():
+    run = trace(Calls(lambda x: torch.vmap(lambda part: part * 2)(x)), torch.ones(2, 3))
+
+    assert run.activations["model"].tolist() == [[2, 2, 2], [2, 2, 2]]
+
+
+@pytest.mark.parametrize("make", [torch.Tensor.to_sparse, lambda x: x.to("meta")])
+def test_kinds_without_plain_numbers_are_summarised_or_left(make):
+    run = trace(Calls(make), torch.eye(3), statistics=make is torch.Tensor.to_sparse)
+
+    assert len(run) == 1
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"backward": True}, "backward must be a function that makes the loss.*got True"),
+        ({"max_bytes": "1GB"}, "max_bytes must be a whole number from 0, got '1GB'"),
+        ({"max_bytes": -3}, "max_bytes must be a whole number from 0, got -3"),
+    ],
+)
+def test_wrong_arguments_are_told(block, wish, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        trace(block, x, **wish)
+
+
+def test_a_trace_without_values_says_why(block):
+    with pytest.raises(SiteNotFoundError, match="the trace kept no values: ask for keep='modules'"):
+        trace(block, x, keep="none").activations["conv@1"]
