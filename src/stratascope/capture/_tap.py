@@ -20,6 +20,7 @@ from stratascope.capture._activations import (
 )
 from stratascope.capture._budget import describe_excess
 from stratascope.capture._compiled import run_uncompiled
+from stratascope.capture._hookable import check_hookable, check_runs_itself
 from stratascope.capture._hooks import Hook
 from stratascope.capture._operations import aside, is_operation
 from stratascope.capture._running import in_backward, is_nested
@@ -65,6 +66,9 @@ def tap(
     otherwise they stay until ``remove()``, or `Tap.remove_all`. What is kept is what flowed: a
     later in-place write of the network, such as ``ReLU(inplace=True)``, does not reach it, and yet
     nothing is copied until such a write happens.
+
+    A part that is called by itself, or ``model.forward(x)``, is captured too. As no forward of the
+    model begins there, each module then keeps its last call only, and a warning says so.
 
     Args:
         model: The network; it is left as it was when the tap is removed.
@@ -180,6 +184,9 @@ class Tap(AbstractContextManager[Activations]):
         self._passes = 0
         self._captured_passes = 0
         self._handled = id(None)
+        self._has_warned = False
+        # In this recording: how often calls outside a forward replaced those of a module.
+        self._replaced: dict[str, int] = {}
         self._failure: StratascopeError | None = None
         self._handles: list[Any] = []
         self._leaf_handles: list[Any] = []
@@ -215,6 +222,7 @@ class Tap(AbstractContextManager[Activations]):
     def pop(self) -> Activations:
         """Hand over what was captured, and keep nothing of it here."""
         self._note_reached()
+        self._replaced = {}
         return Activations(self._recording.hand_over())
 
     def remove(self) -> None:
@@ -294,8 +302,8 @@ class Tap(AbstractContextManager[Activations]):
 
     def _attach(self, model: nn.Module, table: ModuleTable) -> None:
         root = table.modules[""]
-        _check_hookable("", root)
-        _check_runs_itself(model)
+        check_hookable("", root)
+        check_runs_itself(model)
         add = self._handles.append
         try:
             self._handles += run_uncompiled(model)
@@ -310,7 +318,7 @@ class Tap(AbstractContextManager[Activations]):
                 if path in operations:
                     continue
                 module, wanted = table.modules[path], self._wanted[path, port]
-                _check_hookable(path, module)
+                check_hookable(path, module)
                 if port == "in":
                     hook = self._make_input_hook(id(module), path, wanted)
                     add(module.register_forward_pre_hook(Hook(hook), with_kwargs=True))
@@ -374,6 +382,7 @@ class Tap(AbstractContextManager[Activations]):
         self._captured_passes += 1
         self._note_reached()
         self._recording.restart()
+        self._replaced = {}
         # What is no result of this forward, such as a parameter put out, outlives it.
         for handle in self._leaf_handles:
             handle.remove()
@@ -436,8 +445,28 @@ class Tap(AbstractContextManager[Activations]):
 
     def _count(self, path: str, port: Port) -> int:
         counts = self._recording.counts
-        call = counts[path, port] = counts.get((path, port), 0) + 1
+        call = counts.get((path, port), 0) + 1
+        # Where no forward begins, none would ever let go of the calls before.
+        if self._depth == 0 and call > 1:
+            self._replace(path, port, call)
+            call = 1
+        counts[path, port] = call
         return call
+
+    def _replace(self, path: str, port: Port, calls: int) -> None:
+        """Let go of the calls of a module before this one."""
+        self._recording.discard(path, port, calls)
+        if port == "out":
+            self._recording.discard(path, "grad", calls)
+            self._replaced[path] = self._replaced.get(path, 0) + 1
+        if not self._has_warned and self._on_capture is None:
+            self._has_warned = True
+            warnings.warn(
+                f"'{path or ROOT_NAME}' was called again without a call of the tapped model, as by "
+                "model.forward(x) or by a part of it: of such calls only the last of each module "
+                "is kept. Call the model itself, or tap the part that is called",
+                stacklevel=2,
+            )
 
     def _make_output_hook(self, own: int, path: str, wanted: Wanted) -> Callable[..., None]:
         def keep_output(module: nn.Module, args: Any, output: Any) -> None:
@@ -488,8 +517,11 @@ class Tap(AbstractContextManager[Activations]):
         places = map_tensors(lambda tensor: _PLACE if tensor.requires_grad else None, output)
         # A backward that comes after the next forward belongs to this one all the same.
         own = self._recording.share()
+        replaced, before = self._replaced, self._replaced.get(key[0], 0)
 
         def keep(found: Sequence[Tensor | None]) -> None:
+            if replaced.get(key[0], 0) != before:
+                return
             remaining = iter(found)
             self._keep_gradient(key, map_tensors(lambda _: next(remaining), places), own)
 
@@ -619,23 +651,6 @@ class Tap(AbstractContextManager[Activations]):
                 "(then call torch.compiler.set_stance('force_eager') first)"
             )
         return f"nothing was captured at {names}: {reason}"
-
-
-def _check_hookable(path: str, module: nn.Module) -> None:
-    if isinstance(module, torch.jit.ScriptModule):
-        raise CaptureError(
-            f"'{path or ROOT_NAME}' is TorchScript, which calls no hooks of Python: tap the "
-            "network before torch.jit.script or torch.jit.trace"
-        )
-
-
-def _check_runs_itself(model: nn.Module) -> None:
-    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
-        raise CaptureError(
-            f"the model is DataParallel over {len(model.device_ids)} devices, which runs copies of "
-            "the network that its hooks do not reach: use DistributedDataParallel, as PyTorch "
-            "advises, or run its module on one device"
-        )
 
 
 def _hook_each(

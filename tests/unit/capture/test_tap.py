@@ -247,13 +247,56 @@ def test_what_is_popped_is_kept_here_no_longer(model, x):
     handle.remove()
 
 
-def test_calls_outside_the_forward_of_the_model_are_appended(model, x):
-    with ss.tap(model, "**") as acts:
-        model(x)
-        model[0](2 * x)
+AGAIN = "'0' was called again without a call of the tapped model"
 
-    assert names(acts) == ["0@1", "1", "2", "0@2"]
-    assert torch.equal(acts["0@2"], model[0](2 * x))
+
+def test_outside_the_forward_of_the_model_each_module_keeps_its_last_call(model, x):
+    with ss.tap(model, ["**", "0:in"]) as acts:
+        model(x)
+        with pytest.warns(UserWarning, match=AGAIN):
+            model[0](2 * x)
+        model[0](3 * x)
+
+    assert names(acts) == ["1", "2", "0:in", "0"]
+    assert torch.equal(acts["0:in"], 3 * x)
+    assert torch.equal(acts["0"], model[0](3 * x))
+
+
+def test_calling_forward_by_name_does_not_add_up(model, x):
+    with ss.tap(model, "**", max_bytes=150) as acts:
+        model.forward(x)
+        with pytest.warns(UserWarning, match=AGAIN):
+            model.forward(2 * x)
+        model.forward(3 * x)
+        outside = names(acts)
+        model(x)
+
+    assert outside == ["0", "1", "2"]
+    assert names(acts) == outside
+    assert torch.equal(acts["2"], model(x))
+
+
+def test_a_callback_gets_calls_outside_the_forward_of_the_model_under_the_plain_name(model, x):
+    collected = Collector()
+    with ss.tap(model, "0", on_capture=collected):
+        model[0](x)
+        model[0](x)
+
+    assert collected.names == ["0", "0"]
+
+
+def test_the_gradient_of_a_call_that_was_replaced_is_let_go_of(model, x):
+    handle = ss.tap(model, ["0", "0:grad"])
+    with pytest.warns(UserWarning, match=AGAIN):
+        first, second = model[0](x).sum(), 2 * model[0](x).sum()
+    taken = handle.pop()
+    third = 3 * model[0](x).sum()
+    for loss in (third, second, first):
+        loss.backward()
+    handle.remove()
+
+    assert torch.equal(taken["0:grad"], torch.full((3, 4), 2.0))
+    assert torch.equal(handle.activations["0:grad"], torch.full((3, 4), 3.0))
 
 
 def test_calls_by_a_hook_on_the_input_belong_to_the_forward_that_follows(model, x):
