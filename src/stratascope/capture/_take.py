@@ -7,6 +7,9 @@ from torch import Tensor
 
 from stratascope.capture._operations import aside
 from stratascope.capture._snapshot import leave_parameters, snapshot
+from stratascope.errors import CaptureError
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore
 
 
 def make_take(
@@ -30,10 +33,12 @@ def make_take(
     keep = {None: snapshot, True: torch.clone, False: _keep_reference}[copy]
 
     def take_plain(tensor: Tensor) -> Tensor:
+        _refuse_wrapped(tensor)
         tensor = leave_parameters(tensor)
         return keep(tensor.detach() if detach and tensor.requires_grad else tensor)
 
     def take_converted(tensor: Tensor) -> Tensor:
+        _refuse_wrapped(tensor)
         tensor = leave_parameters(tensor)
         if detach and tensor.requires_grad:
             tensor = tensor.detach()
@@ -52,6 +57,15 @@ def make_take(
 
     plain = device is None and dtype is None and transform is None
     return take_plain if plain else take_converted
+
+
+def _refuse_wrapped(tensor: Tensor) -> None:
+    # What it wraps is gone when the function that wrapped it is over.
+    if _is_wrapped(tensor):
+        raise CaptureError(
+            "inside torch.vmap or torch.func a layer's value is not a tensor of its own: run the "
+            "model on the batch without it"
+        )
 
 
 def _keep_reference(tensor: Tensor) -> Tensor:

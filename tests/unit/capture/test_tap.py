@@ -744,6 +744,21 @@ def test_the_gradient_of_a_parameter_that_is_put_out_leaves_no_hook():
     assert not model.prompt.weight._backward_hooks
 
 
+# What cannot be kept
+
+
+@pytest.mark.parametrize("settings", [{}, {"copy": False}, {"dtype": torch.float64}])
+@pytest.mark.parametrize("wrap", [torch.vmap, torch.func.jacrev])
+def test_what_torch_func_wraps_is_refused(model, x, wrap, settings):
+    handle = ss.tap(model, "2", **settings)
+    with pytest.raises(CaptureError, match=r"inside torch\.vmap or torch\.func .* on the batch"):
+        wrap(model)(x)
+    output = model(x)
+    handle.remove()
+
+    assert torch.equal(handle.activations["2"].to(output.dtype), output)
+
+
 # A budget
 
 EXCESS = (
