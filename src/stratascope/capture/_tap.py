@@ -185,8 +185,7 @@ class Tap(AbstractContextManager[Activations]):
         self._captured_passes = 0
         self._handled = id(None)
         self._has_warned = False
-        # In this recording: how often calls outside a forward replaced those of a module.
-        self._replaced: dict[str, int] = {}
+        self._forget_counts()
         self._failure: StratascopeError | None = None
         self._handles: list[Any] = []
         self._leaf_handles: list[Any] = []
@@ -222,7 +221,7 @@ class Tap(AbstractContextManager[Activations]):
     def pop(self) -> Activations:
         """Hand over what was captured, and keep nothing of it here."""
         self._note_reached()
-        self._replaced = {}
+        self._forget_counts()
         return Activations(self._recording.hand_over())
 
     def remove(self) -> None:
@@ -382,11 +381,17 @@ class Tap(AbstractContextManager[Activations]):
         self._captured_passes += 1
         self._note_reached()
         self._recording.restart()
-        self._replaced = {}
+        self._forget_counts()
         # What is no result of this forward, such as a parameter put out, outlives it.
         for handle in self._leaf_handles:
             handle.remove()
         self._leaf_handles.clear()
+
+    def _forget_counts(self) -> None:
+        # Of the recording that begins: which modules of a class ran, and how often calls outside
+        # a forward replaced those of a module.
+        self._numbered: dict[str, set[str]] = {}
+        self._replaced: dict[str, int] = {}
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
         # Without a beginning: another hook failed before it.
@@ -435,11 +440,11 @@ class Tap(AbstractContextManager[Activations]):
         def number(module: nn.Module, args: Any) -> None:
             if not self._armed or self._is_foreign(module, own):
                 return
-            ordinals = self._recording.ordinals
             for name in names:
-                ran = [known for (owner, _), known in ordinals.items() if owner == name]
+                ran = self._numbered.setdefault(name, set())
                 if path not in ran:
-                    ordinals[name, len(ran) + 1] = path
+                    ran.add(path)
+                    self._recording.ordinals[name, len(ran)] = path
 
         return number
 
