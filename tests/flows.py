@@ -143,12 +143,15 @@ def condition(model):
     return described
 
 
+# What torch.compile leaves on what it compiled, and Lightning once it has been imported.
+_OF_COMPILATION = ("_is_torch_compile", "_compile_kwargs")
+
+
 def structure(model):
     """Describe a module without its numbers."""
     return {
         path: {
-            # torch.compile marks what it compiles.
-            "attributes": [name for name in vars(module) if name != "_is_torch_compile"],
+            "attributes": [name for name in vars(module) if name not in _OF_COMPILATION],
             "hooks": {name: dict(hooks) for name, hooks in vars(module).items() if "hook" in name
                       and isinstance(hooks, dict)},
             "training": module.training,
