@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from threading import get_ident
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +24,7 @@ from stratascope.capture._compiled import run_uncompiled
 from stratascope.capture._hookable import check_hookable, check_runs_itself
 from stratascope.capture._hooks import Hook
 from stratascope.capture._operations import aside, is_operation
-from stratascope.capture._running import in_backward, is_nested
+from stratascope.capture._running import in_backward, is_nested, refuse_second_thread
 from stratascope.capture._staging import stage
 from stratascope.capture._structure import count_bytes, map_tensors, name_arguments, named_tensors
 from stratascope.capture._take import make_take
@@ -181,6 +182,7 @@ class Tap(AbstractContextManager[Activations]):
         self._paused = False
         self._armed = True
         self._depth = 0
+        self._thread = 0
         self._passes = 0
         self._captured_passes = 0
         self._handled = id(None)
@@ -364,9 +366,12 @@ class Tap(AbstractContextManager[Activations]):
             return
         # A forward left by KeyboardInterrupt never told that it ended.
         if self._depth > 0 and not is_nested(module):
+            if not self._paused:
+                refuse_second_thread(module, self._thread)
             self._depth = 0
         # A model that calls itself is still one forward.
         if self._depth == 0:
+            self._thread = get_ident()
             self._failure = None
             self._handled = id(sys.exc_info()[1])
             if not self._paused:
@@ -394,8 +399,8 @@ class Tap(AbstractContextManager[Activations]):
         self._replaced: dict[str, int] = {}
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        # Without a beginning: another hook failed before it.
-        if self._depth == 0 or self._is_foreign(module, self._root):
+        # Without a beginning: another hook failed before it, or another thread is inside.
+        if self._depth == 0 or self._thread != get_ident() or self._is_foreign(module, self._root):
             return
         error = sys.exc_info()[1]
         failed = error is not None and id(error) != self._handled

@@ -2,7 +2,9 @@ import copy
 import gc
 import pickle
 import re
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -323,6 +325,68 @@ def test_a_model_that_calls_itself_is_one_forward():
 
     assert names(acts) == ["layer@1", "layer@2", "layer@3", "model@1", "model@2", "model@3"]
     assert torch.equal(acts["@1"], acts["@-1"])
+
+
+class Waits(nn.Module):
+    """Lets another thread in once, or is left by an interrupt."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.inside, self.go_on, self.error = threading.Event(), threading.Event(), error
+
+    def forward(self, x):
+        if not self.inside.is_set():
+            self.inside.set()
+            if self.error is not None:
+                raise self.error
+            assert self.go_on.wait(10)
+        return x
+
+
+def test_a_second_thread_in_a_tapped_model_is_refused_and_the_first_goes_on(model, x):
+    waits = Waits()
+    model = nn.Sequential(model, waits)
+    with ss.tap(model, "**") as acts, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(model, x)
+        assert waits.inside.wait(10)
+        with pytest.raises(CaptureError, match="one thread at a time, got a second one: give each"):
+            model(2 * x)
+        waits.go_on.set()
+        output = first.result()
+        shown = names(acts)
+        assert torch.equal(acts["0"], output)
+        later = model(2 * x)
+
+    assert shown == names(acts) == ["0.0", "0.1", "0.2", "0", "1"]
+    assert torch.equal(acts["0"], later)
+
+
+def test_a_thread_that_was_interrupted_in_the_model_does_not_bar_others(x):
+    model = nn.Sequential(Waits(KeyboardInterrupt()), nn.ReLU())
+    with ss.tap(model, "1") as acts, ThreadPoolExecutor(1) as threads:
+        with pytest.raises(KeyboardInterrupt):
+            threads.submit(model, x).result()
+        model(x)
+
+    assert torch.equal(acts["1"], x.relu())
+
+
+def test_a_paused_tap_lets_threads_pass(model, x):
+    waits = Waits()
+    model = nn.Sequential(model, waits)
+    handle = ss.tap(model, "0")
+    handle.pause()
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(model, x)
+        assert waits.inside.wait(10)
+        model(x)
+        waits.go_on.set()
+        output = first.result()
+    handle.resume()
+    model(x)
+    handle.remove()
+
+    assert torch.equal(handle.activations["0"], output)
 
 
 def test_two_taps_and_a_tap_within_a_tap_see_the_same(model, x):
