@@ -31,7 +31,8 @@ def verify(
         store: Folder of the store.
         step: Which step; without it all.
         deep: Read every byte, not only sizes, descriptions and the indices of the shards.
-        repair: Compute again what is damaged, and nothing else; needs --model and --data.
+        repair: Compute again what is damaged, and nothing else; reads every byte, as --deep does,
+            and needs --model and --data.
         model: For --repair, what the store was extracted with: package.module:function or
             path/to/file.py:function.
         data: For --repair, what the store was extracted from.
@@ -41,6 +42,8 @@ def verify(
     """
     if repair and (model is None or data is None):
         raise UsageError("--repair needs --model and --data, as the store was extracted with")
+    # What only a deep look had found would otherwise pass for repaired.
+    deep = deep or repair
     found, mended = _look(store, step, deep=deep), []
     if repair and found:
         _mend(store, found, model=model, data=data, weights=weights, device=device)
@@ -142,7 +145,7 @@ def _print_found(store: Path, found: list[Damage], mended: list[Damage], *, deep
     if len(found) > _SHOWN:
         print_line(f"… and {len(found) - _SHOWN} more, which --json lists")
     if mended:
-        print_line(f"{len(mended)} damages were repaired")
+        print_line(f"repaired: {len(mended)}")
     if not found:
         print_line(f"{store}: no damage is left" if mended else f"{store}: no damage; {looked}")
     elif not mended:

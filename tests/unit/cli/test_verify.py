@@ -135,7 +135,7 @@ def test_what_is_damaged_is_repaired_and_the_rest_not_touched(store, capsys):
     code, said, _ = run(capsys, "--deep", *MEND)
 
     assert code == 0
-    assert said == "2 damages were repaired\na.zarr: no damage is left\n"
+    assert said == "repaired: 2\na.zarr: no damage is left\n"
     assert tree(store) == before
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
