@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
 
-from stratascope.capture._modes import evaluating
+from stratascope.capture._modes import evaluating, keeping_buffers, keeping_random
 from stratascope.capture._operations import OperationNames
 from stratascope.capture._sharded import is_sharded
 from stratascope.capture._snapshot import snapshot
@@ -93,23 +93,50 @@ def trace_graph(model: nn.Module) -> tuple[fx.Graph, _SiteTracer]:
     """Trace a model as it is in evaluation, which must also be how it is in training.
 
     Raises:
-        GraphError: Its control flow depends on its input or on its mode, or fx cannot follow it.
+        GraphError: Its control flow depends on its input or on its mode, it changes its buffers, or
+            fx cannot follow it.
     """
     if is_sharded(model):
         raise GraphError("its parameters are spread over several processes by fully_shard")
     graphs = []
-    for training in (True, False):
-        tracer = _SiteTracer()
-        with _tracing, _mode(model, training=training):
-            try:
-                graph = tracer.trace(model)
-            except Exception as error:
-                raise GraphError(first_line(error)) from error
-        graphs.append((graph, tracer))
+    # Around both, so that a number drawn at random makes them differ.
+    with keeping_random(model):
+        for training in (True, False):
+            tracer = _SiteTracer()
+            with _tracing, _untouched(model), _mode(model, training=training):
+                graphs.append((_trace(model, tracer), tracer))
     codes = [graph.python_code("self").src for graph, _ in graphs]
     if codes[0] != codes[1]:
         raise GraphError("its forward is another one in training than in evaluation")
+    _check_constants(model, graphs[1][0])
     return graphs[1]
+
+
+def _trace(model: nn.Module, tracer: _SiteTracer) -> fx.Graph:
+    before = _list_versions(model)
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:
+        raise GraphError(first_line(error)) from error
+    # Written while it was traced, and not by the graph.
+    if _list_versions(model) != before:
+        raise GraphError("its forward changes its buffers")
+    return graph
+
+
+def _list_versions(model: nn.Module) -> list[tuple[int, int]]:
+    return [(id(b), b._version) for b in model.buffers() if not b.is_inference()]
+
+
+def _check_constants(model: nn.Module, graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            try:
+                operator.attrgetter(str(node.target))(model)
+            except AttributeError as error:
+                raise GraphError(
+                    "its forward makes a tensor that a graph would hold as it is now"
+                ) from error
 
 
 def cut_values(model: nn.Module, sites: Sequence[Site]) -> fx.GraphModule:
@@ -297,6 +324,20 @@ def _writes_in_place(model: nn.Module, node: fx.Node) -> bool:
         or bool(node.kwargs.get("inplace"))
         or node.kwargs.get("out") is not None
     )
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Any:
+    """Give modules their attributes back: the forward is run, and sets some to what fx makes."""
+    kept = [(vars(module), dict(vars(module))) for module in model.modules()]
+    try:
+        with keeping_buffers(model):
+            yield
+    finally:
+        for found, attributes in kept:
+            for name in found.keys() - attributes.keys():
+                del found[name]
+            found.update(attributes)
 
 
 @contextmanager

@@ -29,10 +29,47 @@ def evaluating(model: nn.Module) -> Generator[None]:
 
 
 @contextmanager
+def keeping_buffers(model: nn.Module) -> Generator[None]:
+    """Give a model its buffers back: some modules count in them in evaluation mode too."""
+    kept = [(module, _list_buffers(module)) for module in model.modules()]
+    values = [
+        (buffer, buffer.detach().clone(), buffer._version)
+        for _, buffers in kept
+        for buffer in buffers.values()
+        if buffer is not None and not buffer.is_inference()
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before, written in values:
+                # Only what was written: a write of ours would be one too for a pending backward.
+                if buffer._version != written:
+                    buffer.copy_(before)
+        for module, buffers in kept:
+            found = _list_buffers(module)
+            for name in found.keys() - buffers.keys():
+                delattr(module, name)
+            for name, buffer in buffers.items():
+                if found.get(name) is not buffer:
+                    setattr(module, name, buffer)
+
+
+def _list_buffers(module: nn.Module) -> dict[str, torch.Tensor | None]:
+    # Not by named_buffers, which leaves out those that are None.
+    return dict(module._buffers.items())  # pyright: ignore[reportPrivateUsage]
+
+
+def keeping_random(model: nn.Module) -> AbstractContextManager[None]:
+    """Give PyTorch's random numbers, on the devices of a model, the state back that they had."""
+    tensors = (*model.parameters(), *model.buffers())
+    return torch.random.fork_rng(sorted({t.device.index for t in tensors if t.is_cuda}))
+
+
+@contextmanager
 def probing(model: nn.Module) -> Generator[None]:
-    """Run a model for a look only: evaluation mode, no gradients, the random state kept."""
-    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices), evaluating(model), torch.no_grad():
+    """Run a model for a look only, without gradients; its buffers and random state are kept."""
+    with keeping_random(model), keeping_buffers(model), evaluating(model), torch.no_grad():
         yield
 
 

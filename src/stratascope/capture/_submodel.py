@@ -17,7 +17,7 @@ from stratascope.capture._activations import (
     take_names,
 )
 from stratascope.capture._graph import GraphError, cut_in_two, cut_values
-from stratascope.capture._modes import beside_graphs, probing
+from stratascope.capture._modes import beside_graphs, keeping_buffers, probing
 from stratascope.capture._sharded import is_sharded, resharding
 from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors, named_tensors
@@ -153,7 +153,8 @@ def submodel(
     ``print`` of the result says which it is, and why.
 
     Args:
-        model: The network; it is run in evaluation mode, and left as it was.
+        model: The network; it is run in evaluation mode, and left as it was: flags, buffers and
+            the random state. A list or dict of its own that its forward writes into is beyond that.
         sites: Names, globs, modules, classes, predicates; gradients are no value of a forward.
         example: Positional arguments for one forward of the model.
         share: Use the model's own parameters and buffers, so that training one trains both; False
@@ -235,7 +236,10 @@ def split(
             "head all the same"
         ) from error
     with probing(model):
-        whole, halves = model(*example), tail(head(*example))
+        # The halves must find what the whole found.
+        with keeping_buffers(model):
+            whole = model(*example)
+        halves = tail(head(*example))
     if not _is_equal(whole, halves):
         raise CaptureError(
             f"the network cannot be split at '{found[0]}': its graph gives other values than "
@@ -248,7 +252,8 @@ def _check_equal(
     part: Submodel, model: nn.Module, sites: tuple[Site, ...], example: tuple[Any, ...]
 ) -> None:
     with probing(model):
-        with tap(model, sites) as acts:
+        # The part must find what the model found.
+        with keeping_buffers(model), tap(model, sites) as acts:
             model(*example)
         try:
             cut = part(*example)

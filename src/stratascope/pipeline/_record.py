@@ -25,7 +25,7 @@ from stratascope.capture import (
     tap,
 )
 from stratascope.capture._hooks import Hook
-from stratascope.capture._modes import uncompiled
+from stratascope.capture._modes import keeping_buffers, uncompiled
 from stratascope.errors import CaptureError, DataError, StoreError, StratascopeError
 from stratascope.pipeline._extract import (
     comparable,
@@ -457,31 +457,10 @@ def _undisturbed(model: nn.Module, place: torch.device | None) -> Generator[None
         for device in {"cpu", kind}:
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        stack.enter_context(_keeping_buffers(model))
+        stack.enter_context(keeping_buffers(model))
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         yield
-
-
-@contextmanager
-def _keeping_buffers(model: nn.Module) -> Generator[None]:
-    """Give a model its buffers back: some modules count in them in evaluation mode too."""
-    kept = [
-        (module, name, buffer, buffer.clone(), buffer._version)
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-        if not buffer.is_inference()
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, before, written in kept:
-                # Only what was written: a write of ours would be one too for a pending backward.
-                if buffer._version != written:
-                    buffer.copy_(before)
-                if getattr(module, name, None) is not buffer:
-                    setattr(module, name, buffer)
 
 
 def _write_step(root: Path, spec: StepSpec, values: dict[str, Any]) -> None:

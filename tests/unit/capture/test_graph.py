@@ -208,3 +208,89 @@ def test_most_of_the_networks_can_be_split():
         found += 1
 
     assert found >= len(CHAINS) // 2
+
+
+class Remembering(nn.Module):
+    """With a linear layer, and a side effect by name."""
+
+    def __init__(self, effect):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("count", torch.zeros(1))
+        self.register_buffer("mean", None)
+        self.effect = getattr(self, effect)
+        self.runs = 0
+
+    def attribute(self, h):
+        self.last = h
+        self.runs += 1
+        return h
+
+    def counting(self, h):
+        self.count += 1
+        return h * self.count
+
+    def counting_in_training(self, h):
+        if self.training:
+            self.count += 1
+        return h
+
+    def first_mean(self, h):
+        if self.mean is None:
+            self.mean = torch.ones(2)
+        return h + self.mean
+
+    def noise(self, h):
+        return h + torch.rand(2)
+
+    def number(self, h):
+        return h * torch.rand(1).item()
+
+    def forward(self, x):
+        return torch.relu(self.effect(self.layer(x)))
+
+
+EFFECTS = {
+    "attribute": "graph",
+    "counting": "stop",
+    "counting_in_training": "stop",
+    "first_mean": "stop",
+    "noise": "stop",
+    "number": "stop",
+}
+
+
+@pytest.mark.parametrize(("effect", "method"), EFFECTS.items())
+def test_cutting_leaves_no_trace_of_a_forward_with_side_effects(effect, method):
+    model = Remembering(effect).train()
+    x = torch.rand(3, 2)
+    random = torch.get_rng_state()
+    names, buffers = set(vars(model)), dict(model._buffers)
+    part = ss.submodel(model, "relu", example=(x,))
+
+    assert part.method == method
+    assert torch.equal(torch.get_rng_state(), random)
+    assert set(vars(model)) - names <= {"last"}
+    assert isinstance(vars(model).get("last", x), torch.Tensor)
+    assert all(model._buffers[name] is buffer for name, buffer in buffers.items())
+    assert model.count == 0
+    assert model.training
+
+
+@pytest.mark.parametrize("effect", ["counting", "counting_in_training"])
+def test_a_part_counts_in_buffers_as_the_model_does(effect):
+    model = Remembering(effect).train()
+    x = torch.rand(3, 2)
+    part = ss.submodel(model, "relu", example=(x,))
+    part(x)
+
+    assert part.reason == "its forward changes its buffers"
+    assert model.count == 1
+
+
+def test_a_network_that_draws_numbers_cannot_be_split():
+    model = Remembering("noise")
+    with pytest.raises(CaptureError, match="makes a tensor that a graph would hold as it is now"):
+        ss.split(model, "layer", example=(torch.rand(3, 2),))
+
+    assert not [name for name in vars(model) if name.startswith("_tensor_constant")]

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from stratascope.capture import evaluating
-from stratascope.capture._modes import probing
+from stratascope.capture._modes import keeping_buffers, probing
 
 
 @pytest.fixture
@@ -66,3 +66,63 @@ def test_modes_may_be_nested(model):
         pass
 
     assert flags(model) == found
+
+
+class Counting(nn.Module):
+    """Writes into its buffers in every way there is."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("absent", None)
+        self.register_buffer("spent", torch.ones(1))
+
+    def forward(self, x):
+        self.count += 1
+        self.mean = x.mean()
+        self.absent = x.clone()
+        self.spent = None
+        self.register_buffer("late", x.clone())
+        return x * self.count
+
+
+@pytest.mark.parametrize("keeping", [keeping_buffers, probing])
+def test_buffers_are_what_they_were_however_they_were_written(keeping):
+    model = Counting()
+    before = dict(model._buffers)
+    with keeping(model):
+        model(torch.ones(2))
+
+    assert model._buffers.keys() == before.keys()
+    assert all(model._buffers[name] is buffer for name, buffer in before.items())
+    assert (model.count, model.mean, model.spent) == (0, 0, 1)
+
+
+def test_buffers_that_were_not_written_may_be_awaited_by_a_backward():
+    model = nn.BatchNorm1d(2).eval()
+    version = model.running_mean._version
+    with keeping_buffers(model):
+        model(torch.ones(3, 2))
+
+    assert model.running_mean._version == version
+
+
+class Tally(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x):
+        self.count += 1
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_buffers_of_torchscript_are_kept():
+    model = torch.jit.script(Tally())
+    with keeping_buffers(model):
+        model(torch.rand(3, 2))
+        within = model.count.clone()
+
+    assert (within, model.count) == (1, 0)
