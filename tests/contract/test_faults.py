@@ -83,21 +83,22 @@ Path.replace, ShardWriter.append = replace, append
 os.fsync = lambda descriptor: None  # a killed process, unlike a cut cable, loses nothing written
 
 
-def run(kind, to, fatal_moment, resume):
+def run(kind, to, fatal_moment, resume, shard=None):
     global fatal
     fatal = fatal_moment
     child = os.fork()
     if child == 0:
         try:
             ss.extract(model, SOURCES[kind](), "1", to=to, batch_size=20, unit_size=64,
-                       resume=resume, progress=False)
+                       resume=resume, shard=shard, progress=False)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
 
-
+RUNS = """
 for kind in sys.argv[2:]:
     assert run(kind, root / kind / "whole", None, False) == 0
     for name in ("before a rename", "after a rename", "rows", "read"):
@@ -113,6 +114,22 @@ for kind in sys.argv[2:]:
             assert run(kind, to, None, True) == 0, (kind, name, number)
 """
 
+SHARDS = """
+assert run("dataset", root / "dataset" / "whole", None, False) == 0
+for name in STEPS:
+    for number in itertools.count(1, 3 * STEPS[name]):
+        to = root / "dataset" / f"{name} {number}"
+        first, second = ((0, 2), (1, 2)) if number % 2 else ((1, 2), (0, 2))
+        ended = run("dataset", to, (name, number), False, first)
+        assert ended in (0, -signal.SIGKILL), (name, number, ended)
+        if number % 3 == 0:
+            run("dataset", to, (name, 4), False, second)
+        for shard in (second, first):
+            assert run("dataset", to, None, False, shard) == 0, (name, number, shard)
+        if ended == 0:
+            break
+"""
+
 
 def tree(root):
     return {
@@ -120,17 +137,25 @@ def tree(root):
     }
 
 
-def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path):
-    kinds = ["generator", "dataset", "stream"]
-    command = [sys.executable, "-c", DRIVER, str(tmp_path), *kinds]
+def drive(folder, script, *kinds):
+    """Run a script of deaths, and check that every store is that of the whole run."""
+    command = [sys.executable, "-c", DRIVER + script, str(folder), *kinds]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 
-    for kind in kinds:
-        whole = tree(tmp_path / kind / "whole")
-        runs = [path for path in (tmp_path / kind).iterdir() if path.name != "whole"]
+    for kind in folder.iterdir():
+        whole = tree(kind / "whole")
+        runs = [path for path in kind.iterdir() if path.name != "whole"]
         assert len(runs) > 10
         assert [path.name for path in runs if tree(path) != whole] == []
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path):
+    drive(tmp_path, RUNS, "generator", "dataset", "stream")
+
+
+def test_shards_killed_at_any_moment_go_on_to_the_same_bytes(tmp_path):
+    drive(tmp_path, SHARDS)
 
 
 class Stop(Exception):

@@ -22,6 +22,7 @@ SOURCES = sorted((ROOT / "src").rglob("*.py"))
 NAMESPACES = [
     "stratascope",
     "stratascope.integrations",
+    "stratascope.pipeline",
     "stratascope.render",
     "stratascope.seismic",
     "stratascope.stats",

@@ -36,6 +36,7 @@ def test_help_imports_neither_torch_nor_zarr():
     "statement",
     [
         "from stratascope.store import open_store",
+        "from stratascope.pipeline import Processes",
         "import stratascope.render",
         "import stratascope.sites",
         "from stratascope import stats; stats.Moments().update([[1.0, 2.0]])",

@@ -1,4 +1,8 @@
-"""Jobs over whole data sets.
+"""Jobs over whole data sets, and where they run.
 
-Empty on purpose: extraction needs torch, and what only reads a store must not load it.
+Without PyTorch on purpose: extraction needs it, and what only reads a store must not load it.
 """
+
+from stratascope.pipeline._executor import Executor, Inline, Job, Processes
+
+__all__ = ["Executor", "Inline", "Job", "Processes"]

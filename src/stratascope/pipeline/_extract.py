@@ -3,10 +3,9 @@
 import json
 import platform
 import shlex
-import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
@@ -15,43 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stratascope.capture import Activations, Tap, evaluating, match_forward_sites, tap
-from stratascope.errors import CaptureError, DataError, StoreError
+from stratascope.capture import match_forward_sites
+from stratascope.errors import DataError, StoreError
+from stratascope.pipeline._executor import Executor, Inline
+from stratascope.pipeline._extraction import Extraction
 from stratascope.pipeline._fingerprint import describe_model, describe_transform, differences
-from stratascope.pipeline._plan import plan
 from stratascope.pipeline._progress import ProgressBar
-from stratascope.pipeline._source import Batch, Source, digest_batch, make_source
-from stratascope.pipeline._table import RunOrder, describe_sites
-from stratascope.pipeline._transfer import (
-    placed,
-    run_forward,
-    span,
-    stage_values,
-    takes_all_cores,
-    to_numpy,
-)
-from stratascope.pipeline._values import (
-    collect_values,
-    describe_arrays,
-    name_kinds,
-    parse_dtype,
-)
-from stratascope.pipeline._warn import warn_caller
+from stratascope.pipeline._source import Source, make_source
+from stratascope.pipeline._values import parse_dtype
 from stratascope.sites import Selector, unwrap
 from stratascope.store import (
     UNIT_MULTIPLE,
     Codec,
     Paths,
     StepSpec,
-    StepWriter,
     Store,
     find_root,
     is_vacant,
     open_store,
     read_spec,
 )
-
-_USED_UP = "a generator that was used goes on where it stopped, so make it anew"
 
 
 def extract(
@@ -68,6 +50,8 @@ def extract(
     step: int = 0,
     limit: int | None = None,
     resume: bool = False,
+    executor: Executor | None = None,
+    shard: tuple[int, int] | None = None,
     unit_size: int = 256,
     provenance: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -96,18 +80,24 @@ def extract(
         step: Number of the step, such as the training step of a checkpoint.
         limit: Use only the first samples.
         resume: Continue an interrupted run; refused if model, data or settings differ.
+        executor: Where to run; None runs in this process, ``Processes(4)`` in four others.
+        shard: Do only one part of the step: ``(0, 4)`` the first quarter, ``(3, 4)`` the last. As
+            many calls as there are parts, on any hosts that share the folder and in any order, do
+            it all; the last one marks the step complete. Each goes on where an earlier one stopped,
+            as with ``resume=True``.
         unit_size: Samples in one shard file, a multiple of 64; also what a crash can cost.
         provenance: What to keep beside the values, such as where the weights are from: anything
             that JSON can hold. The command and the versions are kept in any case.
         progress: Show a progress bar on a terminal for what takes longer than two seconds.
 
     Returns:
-        The finished `Store`, opened for reading.
+        The finished `Store`, opened for reading; with ``shard``, as far as it is done.
 
     Raises:
         SiteNotFoundError: A selector matches nothing.
         CaptureError: A site did not run, or gives what cannot be stored.
-        DataError: The data is empty, or not what the model takes.
+        DataError: The data is empty, not what the model takes, or cannot be cut or handed over as
+            ``shard`` or ``executor`` need it.
         StoreError: The folder holds something else, the settings differ, the disk is full.
 
     >>> import numpy as np, torch, stratascope as ss
@@ -125,15 +115,19 @@ def extract(
         raise ValueError(f"codec must be 'fast' or 'compact', got {codec!r}")
     if step < 0:
         raise ValueError(f"step must not be negative, got {step}")
+    _check_shard(shard)
+    executor = Inline() if executor is None else executor
+    if not isinstance(executor, Executor):
+        raise TypeError(f"executor must be one such as Processes(4), got {executor!r}")
     origin = describe_provenance(provenance)
     root = Path(to)
     sites = tuple(sites) if isinstance(sites, Iterator) else sites
     matches = match_forward_sites(model, sites)
     source = make_source(data, batch_size=batch_size, limit=limit)
+    _check_can_be_cut(source, executor, shard)
     parsed = parse_dtype(dtype, codes=True)
-    network = unwrap(model)
     settings = describe_settings(
-        network,
+        unwrap(model),
         [match.text for match in matches],
         source.describe(),
         batch_size=batch_size,
@@ -142,156 +136,81 @@ def extract(
         unit_size=unit_size,
     )
     paths = Paths(root, step)
-    spec = _find_spec(paths, settings, codec, resume=resume)
+    # Whichever shard comes first begins the step, so the others always continue it.
+    spec = _find_spec(paths, settings, codec, resume=resume or shard is not None)
     if spec is None or not paths.complete.exists():
-        cast = None if parsed is torch.uint8 else parsed
-        handle = tap(model, sites, dtype=cast, transform=transform)
         begin = StepSpec(
             *(step, source.samples, unit_size, (), codec), settings=settings, provenance=origin
         )
-        run = _Run(root, source, spec or begin)
-        # The hooks are on already: they must go even if the model cannot be moved.
-        with handle, placed(model, device) as place, evaluating(model), torch.no_grad():
-            run.execute(network, handle, place, progress=progress)
+        job = Extraction(
+            root=root,
+            spec=spec or begin,
+            part=shard,
+            model=model,
+            data=source,
+            sites=sites,
+            dtype=None if parsed is torch.uint8 else parsed,
+            transform=transform,
+            device=device,
+        )
+        _execute(job, executor, progress=progress)
     return open_store(root, step=step)
 
 
-class _Run:
-    """One pass over what a step still lacks.
-
-    Args:
-        root: The store's folder.
-        source: The data.
-        spec: The step; without arrays where it is still to be begun.
-    """
-
-    def __init__(self, root: Path, source: Source, spec: StepSpec) -> None:
-        self._root = root
-        self._source = source
-        self._spec = spec
-        self._writer: StepWriter | None = None
-
-    def execute(
-        self, model: nn.Module, handle: Tap, place: torch.device | None, *, progress: bool
-    ) -> None:
-        try:
-            if self._spec.arrays:
-                self._open_writer()
-            with ProgressBar("extract", self._source.samples, enabled=progress) as bar:
-                for batch in self._missing_batches():
-                    run = self._run_first if self._writer is None else run_forward
-                    acts = run(model, handle, batch, place)
-                    bar.update(batch.start + batch.size, self._write(batch, acts))
-            if self._writer is None:
-                raise DataError("data must have at least one sample, got none")
-            self._writer.finish()
-        except BaseException as error:
-            self._stop(error)
-            raise
-
-    def _run_first(
-        self, model: nn.Module, handle: Tap, batch: Batch, place: torch.device | None
-    ) -> Activations:
-        """Run the first batch, which shows what the step will hold."""
-        order = RunOrder(model)
-        with order.watching():
-            acts = run_forward(model, handle, batch, place)
-        handle.check()
-        codes = self._spec.settings["dtype"] == "uint8"
-        values, kinds = collect_values(acts), name_kinds(model)
-        arrays, skipped = describe_arrays(values, batch, kinds, quantized=codes)
-        if self._source.samples is None:
-            self._spec.settings["data"]["beginning"] = digest_batch(batch)
-        stored = {array.site for array in arrays}
-        sites = [site for site in acts.sites if str(site) in stored]
-        table = describe_sites(model, sites, calls=order.calls, ordinals=order.number_classes())
-        self._spec = replace(self._spec, arrays=arrays, skipped=skipped, sites=table)
-        self._open_writer()
-        return acts
-
-    def _missing_batches(self) -> Iterator[Batch]:
-        committed = set() if self._writer is None else set(self._writer.committed)
-        done = came = 0
-        ranges = plan(self._spec.samples, self._spec.unit, committed)
-        if self._source.samples is None and ranges:
-            # An iterable may be one that is run through but once.
-            ranges = [range(ranges[0].start, ranges[-1].stop)]
-        for missing in ranges:
-            # What has no length is watched from its beginning, to see that it is the same again.
-            first = 0 if self._source.samples is None else missing.start
-            for batch in self._source.batches(first, missing.stop):
-                came = batch.start + batch.size
-                if batch.start == 0:
-                    self._check_beginning(batch)
-                if self._spec.samples is not None and came > self._spec.samples:
-                    raise DataError(
-                        f"data must have {self._spec.samples} samples, as when step "
-                        f"{self._spec.step} of {self._root} was written, but goes on"
-                    )
-                # A batch that reaches over a committed unit into the next gap fills both at once.
-                if batch.start >= done and came > missing.start:
-                    done = came
-                    yield batch
-            if self._source.samples is None and came < missing.start:
-                raise DataError(
-                    f"data must begin with the {missing.start} samples that are committed, but "
-                    f"ended after {came}: {_USED_UP}"
-                )
-
-    def _check_beginning(self, batch: Batch) -> None:
-        known = self._spec.settings["data"].get("beginning")
-        if known is not None and known != digest_batch(batch):
-            raise StoreError(
-                f"{self._root} cannot be continued: the data begins with other values than when "
-                f"its step {self._spec.step} was begun. Restore what was, or extract to another "
-                f"step or folder; {_USED_UP}"
-            )
-
-    def _write(self, batch: Batch, acts: Activations) -> int:
-        """Hand a batch to the writer; give the bytes that are on disk so far."""
-        assert self._writer is not None
-        values, spec = collect_values(acts), self._spec
-        wanted = {array.key for array in spec.values}
-        if (others := values.keys() ^ (wanted | spec.skipped.keys())) != set():
-            raise CaptureError(
-                f"every forward must pass the same sites, but samples {span(batch)} differ from "
-                f"the first ones in {', '.join(sorted(others))}: choose sites that always run"
-            )
-        for key in wanted:
-            if values[key].tensor.shape[:1] != (batch.size,):
-                raise CaptureError(
-                    f"'{values[key].site}' must give one value for each sample, got shape "
-                    f"{tuple(values[key].tensor.shape)} for the {batch.size} samples {span(batch)}"
-                )
-        tensors = {key: values[key].tensor for key in wanted}
-        staged = stage_values(spec.values, tensors)
-        self._writer.write(batch.start, staged, wait=takes_all_cores(tensors.values()))
-        return self._writer.bytes_written
-
-    def _open_writer(self) -> None:
-        spec = self._spec
-        self._writer = StepWriter(
-            self._root, spec, sample_index=self._source.sample_index, convert=to_numpy
+def _check_shard(shard: tuple[int, int] | None) -> None:
+    if shard is None:
+        return
+    number, count = shard
+    if not 0 <= number < count:
+        raise ValueError(
+            f"shard must be a number from 0 and how many there are, as (0, 4), got {shard}"
         )
-        if spec.samples is not None:
-            need = spec.samples * sum(array.sample_bytes for array in spec.arrays)
-            free = shutil.disk_usage(self._root).free
-            if need > free:
-                warn_caller(
-                    f"{spec.samples} samples take up to {need / 1e6:,.0f} MB uncompressed, and "
-                    f"{free / 1e6:,.0f} MB are free: dtype='float16', a transform or fewer sites "
-                    "store less"
-                )
 
-    def _stop(self, error: BaseException) -> None:
-        if self._writer is None:
-            return
-        self._writer.abort()
-        if isinstance(error, KeyboardInterrupt):
+
+def _check_can_be_cut(source: Source, executor: Executor, shard: tuple[int, int] | None) -> None:
+    if source.samples is None and (shard is not None or not isinstance(executor, Inline)):
+        raise DataError(
+            "data must have a length to be done in parts (executor, shard), got an iterable of "
+            "batches: give a Dataset, a DataLoader of one, an array or a memmap"
+        )
+
+
+def _execute(job: Extraction, executor: Executor, *, progress: bool) -> None:
+    """Do what is missing of a step, and mark it complete."""
+    try:
+        if job.spec.arrays or job.part is not None or not isinstance(executor, Inline):
+            job.prepare()
+        units = job.list_units()
+        if units:
+            _run_units(job, executor, units, progress=progress)
+        if job.claim is None:
+            raise DataError("data must have at least one sample, got none")
+        job.claim.finish()
+    except KeyboardInterrupt as error:
+        if job.claim is not None:
             error.add_note(
-                f"{self._writer.samples_committed} samples of step {self._spec.step} are "
-                f"committed in {self._root}: the same call with resume=True (--resume) continues"
+                f"{job.claim.samples_committed} samples of step {job.spec.step} are committed in "
+                f"{job.root}: the same call with resume=True (--resume) continues"
             )
+        raise
+    finally:
+        if job.claim is not None:
+            job.claim.release()
+
+
+def _run_units(
+    job: Extraction, executor: Executor, units: Sequence[range], *, progress: bool
+) -> None:
+    done = 0 if job.claim is None else job.claim.samples_committed
+    nbytes = 0
+    with (
+        ProgressBar("extract", job.spec.samples, enabled=progress) as bar,
+        # Closed here, and not some time: whatever runs elsewhere has ended then.
+        closing(executor.map_units(job, units)) as results,
+    ):
+        for result in results:
+            done, nbytes = done + result.samples, nbytes + result.nbytes
+            bar.update(done, nbytes)
 
 
 def describe_settings(

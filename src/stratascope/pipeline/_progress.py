@@ -2,10 +2,24 @@
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 _PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a part of a job has done since it last said so.
+
+    Attributes:
+        samples: Number of samples that went through the model.
+        nbytes: Bytes that came on the disk.
+    """
+
+    samples: int
+    nbytes: int
 
 
 class ProgressBar:

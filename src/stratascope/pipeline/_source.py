@@ -42,6 +42,9 @@ class Source(ABC):
     samples: int | None
     """Number of samples, or None where only the end shows it."""
 
+    largest_batch: int = 1
+    """Number of samples in the largest batch, where that is known beforehand."""
+
     sample_index: np.ndarray[Any, Any] | None = None
     """Index in the data set of each sample, where that is not its number."""
 
@@ -110,7 +113,7 @@ class _Array(Source):
         if not isinstance(array, Tensor):
             _check_numbers(array.dtype)
         self._array = array
-        self._batch_size = batch_size
+        self._batch_size = self.largest_batch = batch_size
         self._length = self.samples = int(array.shape[0])
 
     def batches(self, start: int, stop: int | None) -> Iterator[Batch]:
@@ -141,6 +144,7 @@ class _Loader(Source):
         sizes = [len(batch) for batch in indices]
         self._starts = [0, *itertools.accumulate(sizes)]
         self.samples = self._starts[-1]
+        self.largest_batch = max(sizes, default=1)
         order = np.array([*itertools.chain(*indices)])
         # A batch_sampler of the user's own hides behind a sequential sampler: look at the order.
         if order.dtype.kind in "iu" and not np.array_equal(order, np.arange(len(order))):
@@ -219,6 +223,7 @@ class _Limited(Source):
         self._source = source
         self._limit = limit
         self.samples = None if source.samples is None else min(limit, source.samples)
+        self.largest_batch = source.largest_batch
         known = source.sample_index
         self.sample_index = None if known is None else known[:limit]
 

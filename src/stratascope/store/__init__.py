@@ -1,6 +1,7 @@
 """The store: activations of a data set as plain Zarr v3, streamed to disk, read without torch."""
 
 from stratascope.store._array import StoredArray
+from stratascope.store._claim import StepClaim
 from stratascope.store._commit import is_vacant
 from stratascope.store._files import find_root, read_spec
 from stratascope.store._layout import (
@@ -11,9 +12,11 @@ from stratascope.store._layout import (
     Codec,
     Paths,
     SiteSpec,
+    StepPart,
     StepSpec,
     name_file,
     name_samples,
+    part_units,
 )
 from stratascope.store._quantized import (
     INFINITY_CODE,
@@ -25,7 +28,7 @@ from stratascope.store._quantized import (
 )
 from stratascope.store._reader import Store, open_store
 from stratascope.store._verify import Damage, verify
-from stratascope.store._writer import StepWriter
+from stratascope.store._writer import StepWriter, UnitWriter
 
 __all__ = [
     "DTYPES",
@@ -40,16 +43,20 @@ __all__ = [
     "Damage",
     "Paths",
     "SiteSpec",
+    "StepClaim",
+    "StepPart",
     "StepSpec",
     "StepWriter",
     "Store",
     "StoredArray",
+    "UnitWriter",
     "count_group_axes",
     "find_root",
     "is_vacant",
     "name_file",
     "name_samples",
     "open_store",
+    "part_units",
     "quantized_dtype",
     "read_spec",
     "verify",

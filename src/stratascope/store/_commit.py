@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and the manifests that commit units."""
 
 import contextlib
+import errno
 import os
 import re
 import uuid
@@ -9,6 +10,7 @@ from pathlib import Path
 
 TEMPORARY = ".tmp-"
 
+_SWEPT_AWAY = {errno.ENOENT, errno.ESTALE}
 _MANIFEST = re.compile(r"u(\d{8,})\.json")
 
 
@@ -46,8 +48,8 @@ def write_once(path: Path, content: bytes) -> None:
             stale.unlink(missing_ok=True)
         try:
             write_whole(path, content)
-        except FileNotFoundError:
-            if not attempt:
+        except OSError as error:
+            if error.errno not in _SWEPT_AWAY or not attempt:
                 raise
 
 

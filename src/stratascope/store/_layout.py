@@ -32,6 +32,8 @@ COORDINATE_CHUNK = 65_536
 VALUES = "activation"
 
 Codec = Literal["fast", "compact"]
+StepPart = tuple[int, int]
+"""Which part of a step, from 0, and how many there are."""
 
 DTYPES = (
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
@@ -215,6 +217,11 @@ class Paths:
         """The file that a run holds while it writes the step."""
         return self.commits / LOCK_FILE
 
+    def part_lock(self, part: StepPart) -> Path:
+        """The file that a run holds while it writes a part of the step."""
+        number, count = part
+        return self.commits / f"{LOCK_FILE}.{number}-of-{count}"
+
     def manifest(self, unit: int) -> Path:
         """The file whose existence commits a unit."""
         return self.commits / f"u{unit:08d}.json"
@@ -223,6 +230,17 @@ class Paths:
         """The file with one unit's values of one array."""
         inner = "/".join("0" for _ in array.shape)
         return self.group / array.key / "c" / str(unit) / inner
+
+
+def part_units(samples: int, unit: int, part: StepPart | None = None) -> range:
+    """List the units of a part of a step, or of the whole: one block, so that few batches are cut.
+
+    >>> part_units(1000, 64), part_units(1000, 64, (1, 4))
+    (range(0, 16), range(4, 8))
+    """
+    units = -(-samples // unit)
+    number, count = part or (0, 1)
+    return range(units * number // count, units * (number + 1) // count)
 
 
 def choose_chunk(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

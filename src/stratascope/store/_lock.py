@@ -1,12 +1,13 @@
-"""One run at a time writes a step: a lock that goes with the process that holds it."""
+"""Who writes a step: locks that go with the process that holds them."""
 
+import contextlib
 import errno
 import functools
 import os
 from pathlib import Path
 
 from stratascope.errors import StoreError
-from stratascope.store._layout import Paths
+from stratascope.store._layout import Paths, StepPart
 
 try:
     import fcntl
@@ -14,27 +15,33 @@ except ImportError:  # Windows
     fcntl = None
 
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+_WAIT = "wait for its end, or choose another step or another folder"
 _held: set[int] = set()
 
 
 class Lock:
     """Holds a file as long as it is not released; where the system has no locks, nothing.
 
+    Args:
+        path: The file.
+        shared: Hold it beside others that share it, and keep out only who wants it alone.
+
     Raises:
         BlockingIOError: Another process, or another lock of this one, holds it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self._path = path
         self._descriptor: int | None = None
         path.parent.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
             return
         _let_go_in_forks()
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         while self._descriptor is None:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except OSError as error:
                 os.close(descriptor)
                 if error.errno not in _NO_LOCKS:
@@ -49,9 +56,12 @@ class Lock:
                 os.close(descriptor)
 
     def release(self) -> None:
-        """Let others have it, and leave no file. Idempotent."""
-        if self._descriptor in _held:
-            self._path.unlink(missing_ok=True)
+        """Let others have it; the last one leaves no file. Idempotent."""
+        if fcntl is not None and self._descriptor in _held:
+            with contextlib.suppress(BlockingIOError):
+                # Whoever has it alone now is the last that shared it.
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._path.unlink(missing_ok=True)
             _held.remove(self._descriptor)
             os.close(self._descriptor)
         self._descriptor = None
@@ -63,13 +73,39 @@ def lock_step(paths: Paths) -> Lock:
     Raises:
         StoreError: Another run does.
     """
+    problem = f"another run is writing step {paths.step} of {paths.root}"
+    return _lock(paths.lock, f"{problem}: {_WAIT}")
+
+
+def lock_part(paths: Paths, part: StepPart) -> list[Lock]:
+    """Hold a part of a step, so that others write its other parts only.
+
+    Raises:
+        StoreError: Another run writes this part, the whole step, or parts of another size.
+    """
+    number, count = part
+    step = f"step {paths.step} of {paths.root}"
+    held = [_lock(paths.lock, f"a run that is no shard is writing {step}: {_WAIT}", shared=True)]
     try:
-        return Lock(paths.lock)
+        problem = f"another run is writing shard {number}/{count} of {step}"
+        held.append(_lock(paths.part_lock(part), f"{problem}: give each its own number"))
+        for path in paths.commits.glob(f"{paths.lock.name}.*"):
+            # After its own: of two with other counts that come at once, one at least sees this.
+            if path.name.rpartition("-")[2] != str(count):
+                problem = f"{step} is being written in another number of shards than {count}"
+                _lock(path, f"{problem}: give all the same", shared=True).release()
+    except BaseException:
+        for lock in held:
+            lock.release()
+        raise
+    return held
+
+
+def _lock(path: Path, problem: str, *, shared: bool = False) -> Lock:
+    try:
+        return Lock(path, shared=shared)
     except BlockingIOError as error:
-        raise StoreError(
-            f"another run is writing step {paths.step} of {paths.root}: wait for its end, or "
-            "choose another step or another folder"
-        ) from error
+        raise StoreError(problem) from error
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

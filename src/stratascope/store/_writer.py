@@ -1,102 +1,71 @@
-"""Writing one step of a store: batches in, committed units out, on a background thread."""
+"""Writing units of a step: batches in, committed units out, on a background thread."""
 
 import contextlib
-import errno
 import functools
-import itertools
-import json
 import os
 import queue
-import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
-from numcodecs.zstd import Zstd
 
 from stratascope.errors import DataError, StoreError
-from stratascope.store._commit import (
-    committed_units,
-    stale_files,
-    sync_folders,
-    write_once,
-    write_whole,
-)
-from stratascope.store._files import read_manifest, read_spec
-from stratascope.store._layout import (
-    COORDINATE_CHUNK,
-    FORMAT,
-    LAYOUT_VERSION,
-    ArraySpec,
-    Paths,
-    StepSpec,
-    array_metadata,
-    coordinate_metadata,
-    encode_json,
-    group_metadata,
-)
-from stratascope.store._lock import lock_step
+from stratascope.store._claim import StepClaim, grow_metadata
+from stratascope.store._commit import sync_folders, write_whole
+from stratascope.store._disk import explaining
+from stratascope.store._layout import ArraySpec, Paths, StepSpec, encode_json
 from stratascope.store._shards import ShardWriter
 
 _QUEUED_BATCHES = 2
 _PENDING_UNITS = 2
 _ENCODERS = min(4, os.cpu_count() or 1)
-_NO_SPACE = {
-    errno.ENOSPC: "is full",
-    errno.EDQUOT: "is full for you: your quota is used up",
-    errno.EFBIG: "is full for so large a file: ulimit -f sets a limit",
-}
-
-_FORMAT = {"format": FORMAT, "layout": LAYOUT_VERSION}
 
 Convert = Callable[[Any], np.ndarray[Any, Any]]
 
 
-class StepWriter:
-    """Takes the batches of one step in order and commits them unit by unit.
+class UnitWriter:
+    """Takes the batches of some units of a step in order and commits them unit by unit.
 
     A unit is committed exactly when its manifest exists: its shards are written under temporary
     names, synced, renamed, and then the manifest is written the same way. A thread behind a short
     queue has the shards encoded side by side, and another commits the full units; an error there is
     raised by a later call here, by `finish` at the latest.
 
-    The step is this writer's alone until it is finished or aborted.
+    No other writer may have one of the units; a `StepClaim` sees to that.
+
+    Args:
+        root: The store's folder.
+        spec: What the step holds.
+        units: Which units to write; samples of others are passed over.
+        convert: Makes an array of a value, on the thread.
+
+    Attributes:
+        spec: What the step holds.
+        committed: Units that this writer has committed.
+        bytes_written: Bytes of their shards.
     """
 
     def __init__(
         self,
         root: Path,
         spec: StepSpec,
+        units: Collection[int],
         *,
-        sample_index: np.ndarray[Any, Any] | None = None,
         convert: Convert = np.asarray,
     ) -> None:
         self.spec = spec
+        self.committed: set[int] = set()
         self.bytes_written = 0
         self._paths = Paths(root, spec.step)
-        self._sample_index = sample_index
+        self._units = units
         self._convert = convert
         self._open: _Unit | None = None
         self._error: BaseException | None = None
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUED_BATCHES)
-        with _explaining(root):
-            write_once(self._paths.run, encode_json(_FORMAT))
-            self._lock = lock_step(self._paths)
-            try:
-                self.committed = self._reopen()
-                # Where the length is unknown, these are now the whole first units.
-                known = spec.samples
-                self._samples = len(self.committed) * spec.unit if known is None else known
-                self._prepare()
-            except BaseException:
-                self._lock.release()
-                raise
         self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="stratascope-encode")
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="stratascope-commit")
         self._commits: deque[Future[None]] = deque()
@@ -122,7 +91,7 @@ class StepWriter:
             self._queue.join()
 
     def finish(self) -> None:
-        """Commit what is left and mark the step complete.
+        """Commit what is left.
 
         Raises:
             StoreError: Something could not be written.
@@ -134,7 +103,6 @@ class StepWriter:
         self._stop()
         self._shut_down()
         self._raise_error()
-        self._lock.release()
 
     def abort(self) -> None:
         """Write what is queued, drop the unfinished unit; a later run can continue from there."""
@@ -143,107 +111,20 @@ class StepWriter:
         if self._open is not None:
             self._open.discard()
             self._open = None
-        self._lock.release()
-
-    @property
-    def samples_committed(self) -> int:
-        """Number of samples that a later run need not do again."""
-        whole = len(self.committed) * self.spec.unit
-        return min(whole, self._samples)
 
     def _complete(self) -> None:
         if self.spec.samples is None and self._open is not None:
             self._commit(self._open)
         self._settle_commits(leave=0)
         if self.spec.samples is not None:
-            self._check_all_came(self.spec.samples)
-        if self.spec.samples is None:
-            self._write_metadata(self._samples)
-        write_whole(self._paths.complete, encode_json({"samples": self._samples}))
-
-    def _reopen(self) -> set[int]:
-        """Find the units that need not be done again, and give back the others."""
-        committed = committed_units(self._paths.commits)
-        whole = {unit for unit in committed if self._is_whole(unit)}
-        if self.spec.samples is None:
-            # What has no length comes in order, and ends with its last unit: a unit behind a gap
-            # would hide the gap.
-            whole = set(itertools.takewhile(whole.__contains__, itertools.count()))
-        for unit in committed - whole:
-            self._paths.manifest(unit).unlink()
-        return whole
-
-    def _is_whole(self, unit: int) -> bool:
-        """Tell whether a manifest can be read, and whether its unit is full.
-
-        Where the length is unknown a unit that is not full ended with the data, but a run that was
-        killed then never said that they did.
-        """
-        try:
-            manifest = read_manifest(self._paths, self.spec, unit)
-        except StoreError:
-            return False
-        full = (unit + 1) * self.spec.unit
-        known = self.spec.samples
-        stop = full if known is None else min(full, known)
-        return manifest.stop == stop
-
-    def _prepare(self) -> None:
-        # The other steps may be in the works.
-        for path in stale_files(self._paths.group, self._paths.commits):
-            path.unlink(missing_ok=True)
-        if self._paths.spec.exists():
-            self._check_spec()
-        else:
-            write_whole(self._paths.spec, encode_json(self.spec.to_json()))
-        group = self._paths.group.parent / "zarr.json"
-        write_once(group, encode_json(group_metadata(_FORMAT)))
-        self._write_metadata(self._samples)
-
-    def _check_spec(self) -> None:
-        """Refuse a step that another run began, and may have ended, since this one looked."""
-        ours = StepSpec.from_json(json.loads(encode_json(self.spec.to_json())))
-        if read_spec(self._paths) != ours:
-            raise StoreError(
-                f"step {self.spec.step} of {self._paths.root} is another run's, begun in the "
-                "meantime: choose another step or another folder"
-            )
-
-    def _write_metadata(self, samples: int) -> None:
-        group = self._paths.group
-        attributes = {
-            "step": self.spec.step,
-            "settings": self.spec.settings,
-            "provenance": self.spec.provenance,
-        }
-        write_whole(group / "zarr.json", encode_json(group_metadata(attributes)))
-        table = self.spec.table
-        for array in self.spec.arrays:
-            site = asdict(table[array.site])
-            folder = group / array.key
-            write_whole(folder.parent / "zarr.json", encode_json(group_metadata(site)))
-            metadata = encode_json(array_metadata(array, self.spec, samples))
-            write_whole(folder / "zarr.json", metadata)
-        write_whole(group / "sample" / "zarr.json", encode_json(coordinate_metadata(samples)))
-        for chunk in range(-(-samples // COORDINATE_CHUNK)):
-            self._write_coordinate(chunk, samples)
-
-    def _write_coordinate(self, chunk: int, samples: int) -> None:
-        first = chunk * COORDINATE_CHUNK
-        last = min(first + COORDINATE_CHUNK, samples)
-        values = np.zeros(COORDINATE_CHUNK, dtype="<i8")
-        known = self._sample_index
-        values[: last - first] = np.arange(first, last) if known is None else known[first:last]
-        content = Zstd(level=1).encode(values.tobytes())
-        checksum = google_crc32c.value(content).to_bytes(4, "little")
-        write_whole(self._paths.group / "sample" / "c" / str(chunk), content + checksum)
+            self._check_all_came()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             # After an error the queue is emptied, so that the caller never waits for a dead thread.
             if self._error is None:
                 try:
-                    with _explaining(self._paths.root):
+                    with explaining(self._paths.root):
                         job()
                 except BaseException as error:  # noqa: BLE001 - raised again by the next call
                     self._error = error
@@ -257,7 +138,7 @@ class StepWriter:
         size = self.spec.unit
         for number in range(start // size, -(-(start + length) // size)):
             first, last = max(start, number * size), min(start + length, (number + 1) * size)
-            if number not in self.committed and number not in self._handed_over:
+            if number in self._units and number not in self._handed_over:
                 part = slice(first - start, last - start)
                 self._append(number, first, {key: array[part] for key, array in rows.items()})
 
@@ -288,11 +169,11 @@ class StepWriter:
         if unit.stop == (full if self.spec.samples is None else min(full, self.spec.samples)):
             self._commit(unit)
 
-    def _check_all_came(self, samples: int) -> None:
-        units = -(-samples // self.spec.unit)
-        missing = next((unit for unit in range(units) if unit not in self.committed), None)
+    def _check_all_came(self) -> None:
+        missing = min((unit for unit in self._units if unit not in self.committed), default=None)
         if missing is not None:
             came = missing * self.spec.unit if self._open is None else self._open.stop
+            samples = self.spec.samples
             raise DataError(f"data must have {samples} samples, as it said, but ended after {came}")
 
     def _commit(self, unit: "_Unit") -> None:
@@ -321,21 +202,11 @@ class StepWriter:
         files = unit.publish()
         if self.spec.samples is None:
             # Before the manifest: what it commits must lie within the arrays' shapes.
-            self._grow_metadata(unit.stop)
+            grow_metadata(self._paths, self.spec, unit.start, unit.stop)
         manifest = {"unit": unit.number, "start": unit.start, "stop": unit.stop, "files": files}
         write_whole(self._paths.manifest(unit.number), encode_json(manifest))
         self.bytes_written += sum(file["bytes"] for file in files.values())
         self.committed.add(unit.number)
-
-    def _grow_metadata(self, samples: int) -> None:
-        before, self._samples = self._samples, samples
-        for array in self.spec.arrays:
-            metadata = encode_json(array_metadata(array, self.spec, samples))
-            write_whole(self._paths.group / array.key / "zarr.json", metadata)
-        for chunk in range(before // COORDINATE_CHUNK, -(-samples // COORDINATE_CHUNK)):
-            self._write_coordinate(chunk, samples)
-        path = self._paths.group / "sample" / "zarr.json"
-        write_whole(path, encode_json(coordinate_metadata(samples)))
 
     def _stop(self) -> None:
         if self._thread.is_alive():
@@ -390,21 +261,39 @@ class _Unit:
                 shard.discard()
 
 
-@contextlib.contextmanager
-def _explaining(root: Path) -> Any:
-    """Turn what the system says of a disk into what the user can do about it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
-            free = shutil.disk_usage(there).free
-            raise StoreError(
-                f"the disk of {root} {_NO_SPACE[error.errno]} ({free / 1e6:,.0f} MB free). What is "
-                "committed is kept: make room and run the same again with resume=True (--resume), "
-                "or store less with dtype='float16', a transform or fewer sites"
-            ) from error
-        raise StoreError(
-            f"{error.filename or root} cannot be written: {error.strerror or error}. Choose "
-            "another folder, or change its rights"
-        ) from error
+class StepWriter:
+    """Takes the batches of a whole step in order and commits them unit by unit.
+
+    The step is this writer's alone until it is finished or aborted.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        spec: StepSpec,
+        *,
+        sample_index: np.ndarray[Any, Any] | None = None,
+        convert: Convert = np.asarray,
+    ) -> None:
+        self._claim = StepClaim(root, spec, sample_index=sample_index)
+        self.spec = self._claim.spec
+        self._writer = UnitWriter(root, self.spec, self._claim.missing, convert=convert)
+
+    def write(self, start: int, values: Mapping[str, Any]) -> None:
+        """Add samples from ``start`` on, as to a `UnitWriter`."""
+        self._writer.write(start, values)
+
+    def finish(self) -> None:
+        """Commit what is left and mark the step complete.
+
+        Raises:
+            StoreError: Something could not be written.
+            DataError: The data ended before the number of samples that was announced.
+        """
+        self._writer.finish()
+        self._claim.finish()
+
+    def abort(self) -> None:
+        """Write what is queued, drop the unfinished unit; a later run can continue from there."""
+        self._writer.abort()
+        self._claim.release()

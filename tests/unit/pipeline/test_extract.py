@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 
 import stratascope as ss
 from stratascope.errors import CaptureError, DataError, SiteNotFoundError, StoreError
+from stratascope.pipeline._progress import ProgressBar
 
 SIGNALS = np.random.default_rng(0).normal(size=(150, 2, 12)).astype("float32")
 
@@ -710,3 +711,17 @@ def test_nothing_is_warned_of_otherwise(run):
         run(convnet())
 
     assert caught == []
+
+
+def test_what_a_resume_found_done_is_shown_as_done(run, monkeypatch):
+    store = run(convnet())
+    for name in ("u00000001.json", "complete.json"):
+        (store.path / "commits" / "0" / name).unlink()
+    shown = []
+    monkeypatch.setattr(ProgressBar, "update", lambda bar, *update: shown.append(update))
+    run(convnet(), resume=True)
+
+    # The batches that hold samples 64 to 127, and what they bring.
+    assert [done - 86 for done, _ in shown] == [16, 36, 56, 64, 64]
+    assert 0 < shown[-1][1] < store.nbytes
+    assert store.complete

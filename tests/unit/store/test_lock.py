@@ -52,6 +52,25 @@ def test_a_lock_is_held_until_it_is_released(tmp_path):
     assert not path.exists()
 
 
+def test_a_shared_lock_keeps_out_who_wants_it_alone(tmp_path):
+    path = tmp_path / "lock"
+    first, second = Lock(path, shared=True), Lock(path, shared=True)
+    with pytest.raises(BlockingIOError):
+        Lock(path)
+    first.release()
+    with pytest.raises(BlockingIOError):
+        Lock(path)
+    assert path.exists()
+    second.release()
+    assert not path.exists()
+    alone = Lock(path)
+    with pytest.raises(BlockingIOError):
+        Lock(path, shared=True)
+    alone.release()
+
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("worker", [[], ["worker"]], ids=["alone", "with a worker"])
 def test_a_lock_goes_with_its_process(tmp_path, worker):
     path = tmp_path / "lock"

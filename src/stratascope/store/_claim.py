@@ -1,0 +1,237 @@
+"""One run's right to a step, or to a part of it: locks, what the step holds, and its end."""
+
+import itertools
+import json
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numcodecs.zstd import Zstd
+
+from stratascope.errors import StoreError
+from stratascope.store._commit import (
+    TEMPORARY,
+    committed_units,
+    stale_files,
+    write_once,
+    write_whole,
+)
+from stratascope.store._disk import explaining
+from stratascope.store._files import read_manifest, read_spec
+from stratascope.store._layout import (
+    COORDINATE_CHUNK,
+    FORMAT,
+    LAYOUT_VERSION,
+    Paths,
+    StepPart,
+    StepSpec,
+    array_metadata,
+    coordinate_metadata,
+    encode_json,
+    group_metadata,
+    part_units,
+)
+from stratascope.store._lock import lock_part, lock_step
+
+_FORMAT = {"format": FORMAT, "layout": LAYOUT_VERSION}
+
+Write = Callable[[Path, bytes], None]
+
+
+class StepClaim:
+    """Holds a step for one run, or one of its parts beside the runs of the others.
+
+    Whoever takes it finds the step described, and rid of what a killed run left half written. Units
+    are written by `UnitWriter`, in this process or others, as long as it is held.
+
+    Args:
+        root: The store's folder.
+        spec: What the step holds.
+        sample_index: Index in the data set of each sample, where that is not its number.
+        part: Which part of how many; None claims the whole step.
+
+    Attributes:
+        spec: What the step holds, as whoever began it wrote it.
+        committed: Units of this claim that were done when it was taken.
+
+    Raises:
+        StoreError: Another run holds it, began something else, or the disk cannot be written.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        spec: StepSpec,
+        *,
+        sample_index: np.ndarray[Any, Any] | None = None,
+        part: StepPart | None = None,
+    ) -> None:
+        self.spec = spec
+        self._paths = paths = Paths(root, spec.step)
+        self._part = part
+        with explaining(root):
+            write_once(paths.run, encode_json(_FORMAT))
+            self._locks = [lock_step(paths)] if part is None else lock_part(paths, part)
+            try:
+                self.committed = self._reopen()
+                self._prepare(sample_index)
+            except BaseException:
+                self.release()
+                raise
+
+    @property
+    def missing(self) -> Collection[int]:
+        """Units of this claim that were still to do, without an end where the length is unknown."""
+        if self.spec.samples is None:
+            return range(len(self.committed), sys.maxsize)
+        return {*part_units(self.spec.samples, self.spec.unit, self._part)} - self.committed
+
+    @property
+    def samples_committed(self) -> int:
+        """Number of samples of the step that no run need do again."""
+        size, units = self.spec.unit, committed_units(self._paths.commits)
+        end = sys.maxsize if self.spec.samples is None else self.spec.samples
+        return sum(min(unit * size + size, end) - unit * size for unit in units)
+
+    def finish(self) -> None:
+        """Mark the step complete, unless other parts of it are still to do, and let go of it.
+
+        Raises:
+            StoreError: The disk cannot be written.
+        """
+        with explaining(self._paths.root):
+            samples = self.spec.samples
+            units = committed_units(self._paths.commits)
+            if samples is None:
+                samples = self._find_end(units)
+                write_metadata(self._paths, self.spec, samples)
+            # Other parts may come to their end at the same time, and write the same.
+            if units.issuperset(part_units(samples, self.spec.unit)):
+                write_whole(self._paths.complete, encode_json({"samples": samples}))
+        self.release()
+
+    def release(self) -> None:
+        """Let others have it. Idempotent."""
+        while self._locks:
+            self._locks.pop().release()
+
+    def _find_end(self, units: set[int]) -> int:
+        return read_manifest(self._paths, self.spec, max(units)).stop if units else 0
+
+    def _reopen(self) -> set[int]:
+        """Find the units that need not be done again, and give back the others."""
+        committed = committed_units(self._paths.commits)
+        if self._part is not None and self.spec.samples is not None:
+            committed &= {*part_units(self.spec.samples, self.spec.unit, self._part)}
+        whole = {unit for unit in committed if self._is_whole(unit)}
+        if self.spec.samples is None:
+            # What has no length comes in order, and ends with its last unit: a unit behind a gap
+            # would hide the gap.
+            whole = set(itertools.takewhile(whole.__contains__, itertools.count()))
+        for unit in committed - whole:
+            self._paths.manifest(unit).unlink()
+        return whole
+
+    def _is_whole(self, unit: int) -> bool:
+        """Tell whether a manifest can be read, and whether its unit is full.
+
+        Where the length is unknown a unit that is not full ended with the data, but a run that was
+        killed then never said that they did.
+        """
+        try:
+            manifest = read_manifest(self._paths, self.spec, unit)
+        except StoreError:
+            return False
+        full = (unit + 1) * self.spec.unit
+        known = self.spec.samples
+        stop = full if known is None else min(full, known)
+        return manifest.stop == stop
+
+    def _prepare(self, sample_index: np.ndarray[Any, Any] | None) -> None:
+        # The other steps, and other parts of this one, may be in the works.
+        for path in stale_files(self._paths.group, self._paths.commits):
+            if self._part is None or self._is_own(path):
+                path.unlink(missing_ok=True)
+        write_once(self._paths.spec, encode_json(self.spec.to_json()))
+        self._check_spec()
+        group = self._paths.group.parent / "zarr.json"
+        write_once(group, encode_json(group_metadata(_FORMAT)))
+        # Where the length is unknown, what is committed is now the whole first units.
+        known = self.spec.samples
+        samples = len(self.committed) * self.spec.unit if known is None else known
+        write = write_whole if self._part is None else write_once
+        write_metadata(self._paths, self.spec, samples, sample_index, write=write)
+
+    def _is_own(self, path: Path) -> bool:
+        """Tell whether a temporary file is one of this part's units."""
+        assert self.spec.samples is not None
+        name = path.name.partition(TEMPORARY)[0]
+        if path.is_relative_to(self._paths.group):
+            # site / array / c / unit / 0 / …
+            places = (*path.relative_to(self._paths.group).parts[:-1], name)
+            name = places[3] if len(places) > 3 else ""
+        number = name.removeprefix("u").removesuffix(".json")
+        own = part_units(self.spec.samples, self.spec.unit, self._part)
+        return number.isdecimal() and int(number) in own
+
+    def _check_spec(self) -> None:
+        """Refuse a step that another run began, and may have ended, since this one looked."""
+        ours = StepSpec.from_json(json.loads(encode_json(self.spec.to_json())))
+        theirs = read_spec(self._paths)
+        if theirs != ours:
+            raise StoreError(
+                f"step {self.spec.step} of {self._paths.root} is another run's, begun in the "
+                "meantime: choose another step or another folder"
+            )
+        self.spec = theirs
+
+
+def write_metadata(
+    paths: Paths,
+    spec: StepSpec,
+    samples: int,
+    sample_index: np.ndarray[Any, Any] | None = None,
+    *,
+    write: Write = write_whole,
+) -> None:
+    """Write what Zarr needs to know of a step, and the coordinate of its samples."""
+    attributes = {"step": spec.step, "settings": spec.settings, "provenance": spec.provenance}
+    write(paths.group / "zarr.json", encode_json(group_metadata(attributes)))
+    table = spec.table
+    for array in spec.arrays:
+        folder = paths.group / array.key
+        site = group_metadata(asdict(table[array.site]))
+        write(folder.parent / "zarr.json", encode_json(site))
+        write(folder / "zarr.json", encode_json(array_metadata(array, spec, samples)))
+    coordinate = paths.group / "sample"
+    write(coordinate / "zarr.json", encode_json(coordinate_metadata(samples)))
+    for chunk in range(-(-samples // COORDINATE_CHUNK)):
+        content = _encode_coordinate(chunk, samples, sample_index)
+        write(coordinate / "c" / str(chunk), content)
+
+
+def grow_metadata(paths: Paths, spec: StepSpec, before: int, samples: int) -> None:
+    """Make room for more samples than before, where the length is not known in advance."""
+    for array in spec.arrays:
+        metadata = encode_json(array_metadata(array, spec, samples))
+        write_whole(paths.group / array.key / "zarr.json", metadata)
+    coordinate = paths.group / "sample"
+    for chunk in range(before // COORDINATE_CHUNK, -(-samples // COORDINATE_CHUNK)):
+        write_whole(coordinate / "c" / str(chunk), _encode_coordinate(chunk, samples, None))
+    write_whole(coordinate / "zarr.json", encode_json(coordinate_metadata(samples)))
+
+
+def _encode_coordinate(
+    chunk: int, samples: int, sample_index: np.ndarray[Any, Any] | None
+) -> bytes:
+    first = chunk * COORDINATE_CHUNK
+    last = min(first + COORDINATE_CHUNK, samples)
+    values = np.zeros(COORDINATE_CHUNK, dtype="<i8")
+    known = sample_index
+    values[: last - first] = np.arange(first, last) if known is None else known[first:last]
+    content = Zstd(level=1).encode(values.tobytes())
+    return content + google_crc32c.value(content).to_bytes(4, "little")
