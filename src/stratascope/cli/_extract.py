@@ -10,6 +10,7 @@ from stratascope.capture import tune_allocator
 from stratascope.cli._output import name_program, name_size, print_json, print_line
 from stratascope.cli._targets import describe_targets, load_data, load_model
 from stratascope.errors import UsageError
+from stratascope.pipeline import Processes
 from stratascope.pipeline._extract import extract as extract_to_store
 from stratascope.store import Codec
 
@@ -28,6 +29,8 @@ def extract(
     step: int = 0,
     limit: int | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
+    workers: int | None = None,
+    shard: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Run a data set through a model and write what its sites hold to a store.
@@ -47,10 +50,18 @@ def extract(
         step: Number of the step, such as the training step of a checkpoint.
         limit: Use only the first samples.
         resume: Continue an interrupted run.
+        workers: How many processes to run in; without it this one.
+        shard: Do one part only, such as 0/4 of four parts; the commands for 1/4, 2/4 and 3/4 do the
+            rest, on any hosts that share the folder.
         json: Print JSON.
     """
-    if batch_size < 1 or step < 0 or (limit is not None and limit < 1):
-        raise UsageError("--batch-size and --limit must be at least 1, and --step at least 0")
+    least = {"--batch-size": batch_size, "--limit": limit, "--workers": workers}
+    for name, value in least.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{name} must be at least 1, got {value}")
+    if step < 0:
+        raise UsageError(f"--step must be at least 0, got {step}")
+    part = None if shard is None else _parse_shard(shard)
     # This process is ours alone.
     tune_allocator()
     network = load_model(model, weights)
@@ -68,6 +79,8 @@ def extract(
         step=step,
         limit=limit,
         resume=resume,
+        executor=None if workers is None else Processes(workers),
+        shard=part,
         provenance=describe_targets(model, data, weights),
     )
     seconds = time.perf_counter() - began
@@ -76,17 +89,34 @@ def extract(
             "store": str(to),
             "step": step,
             "samples": store.samples,
+            "complete": store.complete,
             "sites": list(store),
             "bytes": store.nbytes,
             "seconds": round(seconds, 3),
         }
         print_json(summary)
         return
-    rate = store.samples / seconds
     print_line(repr(store))
+    if not store.complete:
+        done = sum(map(len, store.committed_ranges()))
+        print_line(
+            f"shard {shard} is done in {seconds:.1f} s: {done:,} of {store.samples:,} samples are "
+            "there, and the other shards do the rest"
+        )
+        return
+    rate = store.samples / seconds
     print_line(
         f"{name_size(store.nbytes)} on disk, {seconds:.1f} s, {rate:,.0f} samples/s. Look at it:"
     )
     print_line(
         f"  {name_program()} render {to} --site '{next(iter(store))}' --sample 0 --to layer.png"
     )
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise UsageError(
+            f"--shard must be a number from 0 and how many there are, such as 0/4, got {text!r}"
+        )
+    return int(number), int(count)

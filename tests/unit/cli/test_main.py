@@ -205,7 +205,7 @@ BAD_INPUT = {
     "no samples": (extract(data="nets.py:nothing"), 1, "data must have at least one sample"),
     "data that fail": (extract(data="nets.py:broken"), 2, "no such dataset"),
     "no data file": (extract(data="no.npy"), 2, "the data file no.npy does not exist"),
-    "batch of none": (extract("--batch-size", "0"), 2, "--batch-size and --limit must be"),
+    "batch of none": (extract("--batch-size", "0"), 2, "--batch-size must be at least 1, got 0"),
     "codec of none": (extract("--codec", "zip"), 2, "--codec"),
     "type of none": (extract("--dtype", "int3"), 1, "dtype must be a floating-point type"),
     "gradients": (extract(sites="0:grad"), 1, "capture gradients with stratascope.tap"),
