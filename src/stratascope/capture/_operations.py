@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stratascope.capture._structure import collect_tensors
+
 # x += y and x.add_(y) are one and the same call to torch; a graph names the first one "add".
 _AUGMENTED = frozenset(
     f"{name}_"
@@ -29,6 +31,14 @@ _REFLECTED = {
     "radd": "add", "rsub": "sub", "rmul": "mul", "rtruediv": "div", "rdiv": "div", "rpow": "pow",
     "rfloordiv": "floor_divide", "rmatmul": "matmul", "rmod": "remainder",
 }  # fmt: skip
+
+_WRITERS = frozenset(
+    f"__{name}__"
+    for name in (
+        "setitem", "iadd", "isub", "imul", "idiv", "itruediv", "ifloordiv", "imod", "ipow",
+        "imatmul", "iand", "ior", "ixor", "ilshift", "irshift",
+    )
+)  # fmt: skip
 
 _OWN_FOLDER = os.path.dirname(__file__)
 _FSDP_FOLDER = os.path.join(os.path.dirname(torch.__file__), "distributed", "fsdp", "")
@@ -167,7 +177,33 @@ class OperationNames:
         return name
 
 
-def gives_tensor(value: Any) -> bool:
+def find_written(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Find what a call of torch writes into."""
+    if kwargs and kwargs.get("out") is not None:
+        return collect_tensors((kwargs["out"],))
+    if _writes_always(function) or (kwargs and kwargs.get("inplace")):
+        return collect_tensors(args[:1] or (kwargs.get("input", kwargs.get("self")),))
+    return []
+
+
+@lru_cache(maxsize=4096)
+def _writes_always(function: Function) -> bool:
+    schema = getattr(function, "_schema", None)
+    if schema is not None:
+        # What torch.export wrote: relu_.default.
+        return bool(schema.is_mutable)
+    name = getattr(function, "__name__", "")
+    return name in _WRITERS or (name.endswith("_") and not name.endswith("__"))
+
+
+def find_given(output: Any, written: list[Tensor]) -> Any:
+    """Find what an operation gave, None where it is none: of ``x[0] = y`` it is x."""
+    if _gives_tensor(output):
+        return output
+    return (written[0] if len(written) == 1 else written) if written else None
+
+
+def _gives_tensor(value: Any) -> bool:
     """Tell whether an operation gave a tensor, alone or in a tuple or list."""
     if isinstance(value, Tensor):
         return True

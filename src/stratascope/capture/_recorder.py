@@ -30,7 +30,8 @@ from stratascope.capture._operations import (
     Function,
     OperationMode,
     OperationNames,
-    gives_tensor,
+    find_given,
+    find_written,
     name_function,
     proceed,
 )
@@ -40,13 +41,6 @@ from stratascope.capture._structure import collect_tensors, count_bytes, map_ten
 from stratascope.sites import ROOT_NAME, ModuleTable, class_name, class_names
 
 MODEL_INPUT = -1
-_WRITERS = frozenset(
-    f"__{name}__"
-    for name in (
-        "setitem", "iadd", "isub", "imul", "idiv", "itruediv", "ifloordiv", "imod", "ipow",
-        "imatmul", "iand", "ior", "ixor", "ilshift", "irshift",
-    )
-)  # fmt: skip
 # What is read of tensors in the hooks of modules is no operation of the network.
 DisableTorchFunction = torch._C.DisableTorchFunction  # pyright: ignore[reportPrivateUsage]
 _NOT_USERS = (os.path.dirname(torch.__file__), os.path.dirname(__file__))
@@ -250,17 +244,14 @@ class Recorder:
             self._keep(path, call, output)
 
     def _run(self, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        written = _find_written(function, args, kwargs)
+        written = find_written(function, args, kwargs)
         if written and self._keeps:
             self._copy_before_write(written)
         began = time.perf_counter()
         output = proceed(function, args, kwargs)
         seconds = time.perf_counter() - began
-        if gives_tensor(output):
-            self._note(function, args, kwargs, output, seconds, written)
-        elif written:
-            # Of x[0] = y the output is x.
-            given = written[0] if len(written) == 1 else written
+        given = find_given(output, written)
+        if given is not None:
             self._note(function, args, kwargs, given, seconds, written)
         return output
 
@@ -358,27 +349,6 @@ def _make_operation(row: tuple[Any, ...]) -> Operation:
 @lru_cache(maxsize=4096)
 def _name_fully(function: Function) -> str:
     return resolve_name(function) or name_function(function)
-
-
-def _find_written(
-    function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[Tensor]:
-    """Find what a call of torch writes into."""
-    if kwargs and kwargs.get("out") is not None:
-        return collect_tensors((kwargs["out"],))
-    if _works_in_place(function) or (kwargs and kwargs.get("inplace")):
-        return collect_tensors(args[:1] or (kwargs.get("input", kwargs.get("self")),))
-    return []
-
-
-@lru_cache(maxsize=4096)
-def _works_in_place(function: Function) -> bool:
-    schema = getattr(function, "_schema", None)
-    if schema is not None:
-        # What torch.export wrote: relu_.default.
-        return bool(schema.is_mutable)
-    name = getattr(function, "__name__", "")
-    return name in _WRITERS or (name.endswith("_") and not name.endswith("__"))
 
 
 def _find_source() -> str:

@@ -13,7 +13,8 @@ from stratascope.capture._operations import (
     Function,
     OperationMode,
     OperationNames,
-    gives_tensor,
+    find_given,
+    find_written,
     proceed,
 )
 from stratascope.capture._structure import name_arguments
@@ -102,13 +103,14 @@ class OperationWatch:
         if (name, "in") in self._wanted:
             self._keep((name, "in", 1), _arrange(args, kwargs))
         output = proceed(function, args, kwargs)
-        if gives_tensor(output):
+        given = find_given(output, find_written(function, args, kwargs))
+        if given is not None:
             self._names.next(owner, function)
             self.ran[name] = None
             if (name, "out") in self._wanted:
-                self._keep((name, "out", 1), output)
+                self._keep((name, "out", 1), given)
             if (name, "grad") in self._wanted:
-                self._follow((name, "grad", 1), output)
+                self._follow((name, "grad", 1), given)
         return output
 
 

@@ -8,7 +8,7 @@ from stratascope.capture._operations import (
     OperationMode,
     OperationNames,
     aside,
-    gives_tensor,
+    find_given,
     is_operation,
     name_function,
 )
@@ -20,7 +20,7 @@ def names_of(run) -> list[str]:
 
     def note(function, args, kwargs):
         output = function(*args, **kwargs)
-        if gives_tensor(output):
+        if find_given(output, []) is not None:
             seen.append(names.next("", function))
         return output
 

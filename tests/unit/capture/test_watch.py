@@ -263,3 +263,21 @@ def test_training_with_a_watched_operation_is_the_same(net):
         watched = train(net)
 
     assert all(torch.equal(*pair) for pair in zip(watched, train(other), strict=True))
+
+
+def test_a_write_that_returns_nothing_is_a_site_as_in_a_trace():
+    class Writes(nn.Module):
+        def forward(self, x):
+            y = x * 1
+            y[0] = 5
+            return y + 1
+
+    model, x = Writes(), torch.ones(2)
+    with ss.tap(model, ["setitem", "mul"]) as acts:
+        model(x)
+
+    assert acts["mul"].tolist() == [1, 1]
+    assert (
+        acts["setitem"].tolist() == ss.trace(model, x, keep="all").activations["setitem"].tolist()
+    )
+    assert acts["setitem"].tolist() == [5, 1]
