@@ -2,10 +2,8 @@
 
 import inspect
 import sys
-from collections.abc import Callable
 from threading import get_ident
-from types import CodeType, FrameType
-from typing import Any, TypeVar
+from types import FrameType
 
 import torch
 from torch import nn
@@ -18,30 +16,9 @@ _CALL_CODE = nn.Module._call_impl.__code__  # pyright: ignore[reportPrivateUsage
 _current_graph_task = torch._C._current_graph_task_id  # pyright: ignore[reportPrivateUsage]
 
 
-Forward = TypeVar("Forward", bound=Callable[..., Any])
-_APART: set[CodeType] = set()
-
-
-def apart(forward: Forward) -> Forward:
-    """Mark a forward that calls modules of a model for itself, as a submodel does."""
-    _APART.add(forward.__code__)
-    return forward
-
-
-def is_apart() -> bool:
-    """Tell whether what calls a module outside of a forward of its model is none of its users.
-
-    A backward is such a one, in which checkpointing runs parts of a forward once more, and so is a
-    part that was cut out of the model.
-    """
-    if _current_graph_task() != -1:
-        return True
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code in _APART:
-            return True
-        frame = frame.f_back
-    return False
+def in_backward() -> bool:
+    """Tell whether a backward runs: there, checkpointing runs parts of a forward once more."""
+    return _current_graph_task() != -1
 
 
 def is_nested(module: nn.Module) -> bool:

@@ -18,7 +18,6 @@ from stratascope.capture._activations import (
 )
 from stratascope.capture._graph import GraphError, cut_in_two, cut_values
 from stratascope.capture._modes import beside_graphs, keeping_buffers, probing
-from stratascope.capture._running import apart
 from stratascope.capture._sharded import is_sharded, resharding
 from stratascope.capture._snapshot import snapshot
 from stratascope.capture._structure import map_tensors, named_tensors
@@ -124,7 +123,6 @@ class GraphSubmodel(Submodel):
         super().__init__(sites, names)
         self.graph = graph
 
-    @apart
     def forward(self, *args: Any, **kwargs: Any) -> Activations:
         """Compute the wanted sites."""
         found = self.graph(*args, **kwargs)

@@ -24,7 +24,7 @@ from stratascope.capture._compiled import run_uncompiled
 from stratascope.capture._hookable import check_hookable, check_runs_itself
 from stratascope.capture._hooks import Hook
 from stratascope.capture._operations import aside, is_operation
-from stratascope.capture._running import is_apart, is_nested, refuse_second_thread
+from stratascope.capture._running import in_backward, is_nested, refuse_second_thread
 from stratascope.capture._staging import stage
 from stratascope.capture._structure import count_bytes, map_tensors, name_arguments, named_tensors
 from stratascope.capture._take import make_take
@@ -437,7 +437,7 @@ class Tap(AbstractContextManager[Activations]):
 
     def _is_foreign(self, module: nn.Module, own: int) -> bool:
         """Tell a copy of the model, to which deepcopy gave the hooks too, and a recomputation."""
-        return id(module) != own or (self._depth == 0 and is_apart())
+        return id(module) != own or (self._depth == 0 and in_backward())
 
     def _make_numbering(
         self, own: int, path: str, names: set[str]
@@ -481,7 +481,7 @@ class Tap(AbstractContextManager[Activations]):
     def _make_output_hook(self, own: int, path: str, wanted: Wanted) -> Callable[..., None]:
         def keep_output(module: nn.Module, args: Any, output: Any) -> None:
             # As _is_foreign, without the price of a call.
-            if not self._armed or id(module) != own or (self._depth == 0 and is_apart()):
+            if not self._armed or id(module) != own or (self._depth == 0 and in_backward()):
                 return
             call = self._count(path, "out")
             if wanted.every_call or wanted.may_pick(call, self._recording.ordinals):

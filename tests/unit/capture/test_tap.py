@@ -1227,16 +1227,3 @@ def test_gradients_kept_as_references_are_checked_after_they_were_handed_over_to
     taken["2:grad"].zero_()
     with pytest.raises(CaptureError, match="has been written to since"):
         taken["2:grad"]
-
-
-def test_a_part_that_was_cut_out_is_not_taken_for_the_model():
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-    part = ss.submodel(model, "0", example=(torch.ones(1, 4),))
-    with ss.tap(model, "0") as acts:
-        model(torch.ones(1, 4))
-        flowed = acts["0"].clone()
-        for _ in range(2):
-            part(torch.zeros(1, 4))
-
-    assert part.method == "graph"
-    assert torch.equal(acts["0"], flowed)
