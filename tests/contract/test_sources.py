@@ -33,6 +33,11 @@ class Pairs(Dataset):
         return self.values[index], index % 3
 
 
+class Listed(Pairs):
+    def __getitem__(self, index):
+        return self.values[index]
+
+
 class Named(Pairs):
     def __getitem__(self, index):
         return {"x": torch.from_numpy(self.values[index])}
@@ -90,6 +95,8 @@ KINDS = {
     "generator": (lambda values, _: (batch for batch in cut(values)), False),
     "batches of pairs": (lambda values, _: [(x, x.sum()) for x in cut(values)], False),
     "batches of arrays": (lambda values, _: [batch.numpy() for batch in cut(values)], False),
+    "batches of listed samples": (lambda values, _: [(list(x), 0) for x in cut(values)], False),
+    "batches of dicts of lists": (lambda values, _: [{"x": list(x)} for x in cut(values)], False),
     "batches of dicts": (lambda values, _: [{"x": batch.numpy()} for batch in cut(values)], False),
 }
 
@@ -337,12 +344,41 @@ def test_a_limit_is_at_least_one(limit):
         (torch.tensor(3.0), "got Tensor"),
         ({}, "got dict"),
         ((), "must hold an input, got an empty tuple"),
+        (([],), "a list of tensors, a tuple that begins with either"),
+        (([torch.zeros(2), 3],), "a list of tensors, a tuple that begins with either"),
         (np.array([object()]), "must be an array of numbers, got one of Python objects"),
     ],
 )
 def test_what_is_no_batch_is_refused(batch, words):
     with pytest.raises(DataError, match=words):
         list(make_source([batch], batch_size=4).batches(0, None))
+
+
+def test_samples_that_differ_in_shape_come_as_lists():
+    values = [np.full((2, size), size, "float32") for size in (3, 4, 3, 5)]
+    named = [{"x": value, "y": size, "z": value[0, :3]} for size, value in enumerate(values)]
+    (first, second) = make_source(Pairs(values), batch_size=3).batches(0, None)
+    (batch,) = make_source(Listed(named), batch_size=4, limit=3).batches(0, None)
+
+    assert [tensor.tolist() for tensor in first.args[0]] == [value.tolist() for value in values[:3]]
+    assert second.args[0].shape == (1, 2, 5)
+    assert [len(value) for value in batch.kwargs.values()] == [3, 3, 3]
+    assert isinstance(batch.kwargs["z"], torch.Tensor)
+    assert batch.kwargs["y"].tolist() == [0, 1, 2]
+
+
+def test_a_list_beside_a_tensor_is_one_input():
+    pair = [torch.zeros(4, 2), torch.zeros(4, 3)]
+    (batch,) = make_source([{"x": torch.zeros(4), "pair": pair}], batch_size=1).batches(0, None)
+
+    assert (batch.size, batch.kwargs["pair"]) == (4, pair)
+
+
+def test_samples_that_cannot_be_joined_are_an_error_of_theirs():
+    samples = Listed([([1.0, 2.0], 0), ([1.0], 1)])
+
+    with pytest.raises(RuntimeError, match="each element in list of batch should be of equal size"):
+        list(make_source(samples, batch_size=2).batches(0, None))
 
 
 def test_a_collate_fn_that_drops_samples_is_refused():

@@ -12,6 +12,7 @@ from stratascope.cli._targets import describe_targets, load_data, load_model
 from stratascope.errors import UsageError
 from stratascope.pipeline import Processes
 from stratascope.pipeline._extract import extract as extract_to_store
+from stratascope.pipeline._lengths import Length
 from stratascope.store import Codec
 
 
@@ -26,6 +27,7 @@ def extract(
     dtype: str | None = None,
     codec: Codec = "fast",
     device: str | None = None,
+    length: str | None = None,
     step: int = 0,
     limit: int | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
@@ -47,6 +49,8 @@ def extract(
             byte.
         codec: How the values are compressed: fast, or compact, which takes less room and more time.
         device: Where to run, such as cuda.
+        length: For samples that differ in length: the greatest length, or longest to look at all of
+            them first.
         step: Number of the step, such as the training step of a checkpoint.
         limit: Use only the first samples.
         resume: Continue an interrupted run.
@@ -76,6 +80,7 @@ def extract(
         dtype=dtype,
         codec=codec,
         device=device,
+        length=None if length is None else _parse_length(length),
         step=step,
         limit=limit,
         resume=resume,
@@ -120,3 +125,11 @@ def _parse_shard(text: str) -> tuple[int, int]:
             f"--shard must be a number from 0 and how many there are, such as 0/4, got {text!r}"
         )
     return int(number), int(count)
+
+
+def _parse_length(text: str) -> Length:
+    if text == "longest":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--length must be a number from 1, or longest, got {text}")
+    return int(text)

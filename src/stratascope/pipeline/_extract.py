@@ -19,6 +19,7 @@ from stratascope.errors import DataError, StoreError
 from stratascope.pipeline._executor import Executor, Inline
 from stratascope.pipeline._extraction import Extraction
 from stratascope.pipeline._fingerprint import describe_model, describe_transform, differences
+from stratascope.pipeline._lengths import Length
 from stratascope.pipeline._progress import ProgressBar
 from stratascope.pipeline._source import Source, make_source
 from stratascope.pipeline._values import parse_dtype
@@ -47,6 +48,7 @@ def extract(
     codec: Codec = "fast",
     device: torch.device | str | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
+    length: Length | None = None,
     step: int = 0,
     limit: int | None = None,
     resume: bool = False,
@@ -77,6 +79,9 @@ def extract(
             up to 30 % less room and two to three times the processor time to write and to read.
         device: Where to run; the model is moved there and back. None runs where it is.
         transform: Applied to each captured tensor, on its device: pool, slice, reduce.
+        length: For samples that differ in length, such as signals: the greatest length, or
+            ``"longest"`` to look at all of them first. Those of one length run together, so that no
+            padding enters the network. Behind the end of what it gives stands NaN.
         step: Number of the step, such as the training step of a checkpoint.
         limit: Use only the first samples.
         resume: Continue an interrupted run; refused if model, data or settings differ.
@@ -125,6 +130,7 @@ def extract(
     matches = match_forward_sites(model, sites)
     source = make_source(data, batch_size=batch_size, limit=limit)
     _check_can_be_cut(source, executor, shard)
+    _check_length(length, source)
     parsed = parse_dtype(dtype, codes=True)
     settings = describe_settings(
         unwrap(model),
@@ -133,6 +139,7 @@ def extract(
         batch_size=batch_size,
         dtype=parsed,
         transform=transform,
+        length=length,
         unit_size=unit_size,
     )
     paths = Paths(root, step)
@@ -152,6 +159,7 @@ def extract(
             dtype=None if parsed is torch.uint8 else parsed,
             transform=transform,
             device=device,
+            length=length,
         )
         _execute(job, executor, progress=progress)
     return open_store(root, step=step)
@@ -172,6 +180,18 @@ def _check_can_be_cut(source: Source, executor: Executor, shard: tuple[int, int]
         raise DataError(
             "data must have a length to be done in parts (executor, shard), got an iterable of "
             "batches: give a Dataset, a DataLoader of one, an array or a memmap"
+        )
+
+
+def _check_length(length: Length | None, source: Source) -> None:
+    if length is None:
+        return
+    if length != "longest" and (not isinstance(length, int) or length < 1):
+        raise ValueError(f"length must be a number from 1 or 'longest', got {length!r}")
+    if source.samples is None:
+        raise DataError(
+            "data must be there to be looked at for samples to differ in length, got an iterable "
+            "of batches: give a Dataset, or a DataLoader of one or of a list of samples"
         )
 
 
@@ -222,6 +242,7 @@ def describe_settings(
     dtype: torch.dtype | None,
     transform: Callable[[Tensor], Tensor] | None,
     unit_size: int,
+    length: Length | None = None,
 ) -> dict[str, Any]:
     """Say what the values of a step depend on."""
     return {
@@ -231,6 +252,7 @@ def describe_settings(
         "batch_size": batch_size,
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "transform": describe_transform(transform),
+        "length": length,
         "unit_size": unit_size,
         "written_by": f"stratascope {version('stratascope')}",
     }

@@ -12,9 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stratascope.capture import Activations, Tap, evaluating, tap
+from stratascope.capture import Activations, Staged, Tap, evaluating, tap
 from stratascope.errors import CaptureError, DataError, StoreError
 from stratascope.pipeline._executor import Job, Run
+from stratascope.pipeline._lengths import (
+    Length,
+    describe_lengths,
+    find_extent,
+    gather,
+    split_batch,
+    to_array,
+)
 from stratascope.pipeline._plan import join, plan
 from stratascope.pipeline._progress import Progress
 from stratascope.pipeline._source import Batch, Source, digest_batch
@@ -25,7 +33,6 @@ from stratascope.pipeline._transfer import (
     span,
     stage_values,
     takes_all_cores,
-    to_numpy,
 )
 from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds
 from stratascope.pipeline._warn import warn_caller
@@ -52,6 +59,7 @@ class Extraction(Job):
         dtype: What floating-point values are cast to.
         transform: Applied to each captured tensor.
         device: Where to run.
+        length: Greatest length of a sample, where these differ; None where all are of one shape.
         claim: The right to write the step; held by the process that asked, and no other.
     """
 
@@ -64,6 +72,7 @@ class Extraction(Job):
     dtype: torch.dtype | None
     transform: Callable[[Tensor], Tensor] | None
     device: torch.device | str | None
+    length: Length | None = None
     claim: StepClaim | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -77,7 +86,7 @@ class Extraction(Job):
             return
         with self._attached() as (handle, place):
             for batch in self.data.batches(0, 1):
-                self._run_first(handle, place, batch)
+                self._capture_first(handle, place, batch)
 
     def list_units(self) -> list[range]:
         """List what is still to do, each as long as a batch, so that few are run twice."""
@@ -112,12 +121,12 @@ class Extraction(Job):
         told = 0
         try:
             for batch in self._missing_batches(spans):
-                run = self._run_known if self.spec.arrays else self._run_first
-                acts = run(handle, place, batch)
+                capture = self._capture if self.spec.arrays else self._capture_first
+                values = capture(handle, place, batch)
                 if writer is None:
                     numbers = self._number_units(spans)
-                    writer = UnitWriter(self.root, self.spec, numbers, convert=to_numpy)
-                self._write(writer, batch, acts)
+                    writer = UnitWriter(self.root, self.spec, numbers, convert=to_array)
+                writer.write(batch.start, values, wait=takes_all_cores(place))
                 # Once: the writer goes on meanwhile.
                 written = writer.bytes_written
                 yield Progress(_count_common(batch, spans), written - told)
@@ -166,19 +175,41 @@ class Extraction(Job):
                 f"step or folder; {_USED_UP}"
             )
 
-    def _run_known(self, handle: Tap, place: torch.device | None, batch: Batch) -> Activations:
-        return run_forward(unwrap(self.model), handle, batch, place)
+    def _capture(
+        self,
+        handle: Tap,
+        place: torch.device | None,
+        batch: Batch,
+        first: Activations | None = None,
+    ) -> dict[str, Any]:
+        """Run a batch, a forward for each shape in it, and start the copies of what is stored."""
+        parts: list[tuple[list[int], dict[str, Staged]]] = []
+        for group in split_batch(batch):
+            acts = first or run_forward(unwrap(self.model), handle, group.batch, place)
+            first = None
+            parts.append((group.places, self._stage(group.batch, acts)))
+        uneven = any(array.length_axis is not None for array in self.spec.arrays)
+        return gather(self.spec, batch.size, parts) if uneven or len(parts) > 1 else parts[0][1]
 
-    def _run_first(self, handle: Tap, place: torch.device | None, batch: Batch) -> Activations:
-        """Run the first batch, which shows what the step will hold, and claim the step."""
+    def _capture_first(
+        self, handle: Tap, place: torch.device | None, batch: Batch
+    ) -> dict[str, Any]:
+        """Run the first batch; it, or samples of all lengths, show what the step will hold."""
         network = unwrap(self.model)
         order = RunOrder(network)
+        short, whole = None, split_batch(batch)[0].batch
+        if self.length is not None:
+            short, whole = find_extent(self.data, self.length).make_probes()
         with order.watching():
-            acts = run_forward(network, handle, batch, place)
+            acts = run_forward(network, handle, whole, place)
         handle.check()
         codes = self.spec.settings["dtype"] == "uint8"
         values, kinds = collect_values(acts), name_kinds(network)
-        arrays, skipped = describe_arrays(values, batch, kinds, quantized=codes)
+        arrays, skipped = describe_arrays(values, whole, kinds, quantized=codes)
+        if short is not None:
+            others = collect_values(run_forward(network, handle, short, place))
+            shapes = {key: tuple(value.tensor.shape[1:]) for key, value in others.items()}
+            arrays = describe_lengths(arrays, shapes)
         if self.data.samples is None:
             self.spec.settings["data"]["beginning"] = digest_batch(batch)
         stored = {array.site for array in arrays}
@@ -187,7 +218,7 @@ class Extraction(Job):
         table = describe_sites(network, sites, calls=calls, ordinals=ordinals)
         self.spec = replace(self.spec, arrays=arrays, skipped=skipped, sites=table)
         self._claim()
-        return acts
+        return self._capture(handle, place, batch, acts if short is None else None)
 
     def _claim(self) -> None:
         spec, index = self.spec, self.data.sample_index
@@ -208,7 +239,7 @@ class Extraction(Job):
             return range(spans[0].start // size, sys.maxsize)
         return {start // size for missing in spans for start in missing[::size]}
 
-    def _write(self, writer: UnitWriter, batch: Batch, acts: Activations) -> None:
+    def _stage(self, batch: Batch, acts: Activations) -> dict[str, Staged]:
         values = collect_values(acts)
         wanted = {array.key for array in self.spec.values}
         if (others := values.keys() ^ (wanted | self.spec.skipped.keys())) != set():
@@ -222,9 +253,7 @@ class Extraction(Job):
                     f"'{values[key].site}' must give one value for each sample, got shape "
                     f"{tuple(values[key].tensor.shape)} for the {batch.size} samples {span(batch)}"
                 )
-        tensors = {key: values[key].tensor for key in wanted}
-        staged = stage_values(self.spec.values, tensors)
-        writer.write(batch.start, staged, wait=takes_all_cores(tensors.values()))
+        return stage_values(self.spec.values, {key: values[key].tensor for key in wanted})
 
 
 def _count_common(batch: Batch, spans: Iterable[range]) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from stratascope.capture import map_tensors
 from stratascope.errors import DataError
@@ -21,19 +21,27 @@ _PROBED_SAMPLES = 8
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What goes into one forward.
+    """Samples that come together, with what goes into the model.
 
     Attributes:
         start: Number of the first sample.
         size: Number of samples.
-        args: Positional arguments of the model.
+        args: Positional arguments of the model: a tensor with the samples first, or, where these
+            are not of one shape, a list of tensors.
         kwargs: Named arguments of the model, where the data gives dicts.
+        numbers: Numbers of the samples, where they do not follow one another.
     """
 
     start: int
     size: int
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    numbers: tuple[int, ...] = ()
+
+
+def inputs_of(batch: Batch) -> tuple[Any, ...]:
+    """List all that goes into the model."""
+    return (*batch.args, *batch.kwargs.values())
 
 
 class Source(ABC):
@@ -41,6 +49,9 @@ class Source(ABC):
 
     samples: int | None
     """Number of samples, or None where only the end shows it."""
+
+    even: bool = False
+    """Whether all samples are known to be of one shape."""
 
     largest_batch: int = 1
     """Number of samples in the largest batch, where that is known beforehand."""
@@ -107,6 +118,8 @@ def _wrong_kind(data: Any) -> DataError:
 class _Array(Source):
     """An array, tensor or memmap with the samples on its first axis."""
 
+    even = True
+
     def __init__(self, array: Any, batch_size: int) -> None:
         if array.ndim < 1:
             raise DataError("data must have samples on its first axis, got a single number")
@@ -163,7 +176,7 @@ class _Loader(Source):
             loader.dataset,
             batch_sampler=[self._indices[number] for number in wanted],
             num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
+            collate_fn=collate if loader.collate_fn is default_collate else loader.collate_fn,
             pin_memory=loader.pin_memory,
             worker_init_fn=loader.worker_init_fn,
             timeout=loader.timeout,
@@ -224,6 +237,7 @@ class _Limited(Source):
         self._limit = limit
         self.samples = None if source.samples is None else min(limit, source.samples)
         self.largest_batch = source.largest_batch
+        self.even = source.even
         known = source.sample_index
         self.sample_index = None if known is None else known[:limit]
 
@@ -242,20 +256,56 @@ def _from_loader(loader: DataLoader[Any]) -> Source:
     return _Loader(loader, [list(batch) for batch in loader.batch_sampler])
 
 
+class Samples(list[Any]):
+    """An input as a list of what each sample has for it, where these are not of one shape."""
+
+
+def collate(samples: list[Any]) -> Any:
+    """Join samples as PyTorch does; the inputs of those that differ in shape are listed."""
+    try:
+        return default_collate(samples)
+    except RuntimeError:
+        inputs = [_input_of(sample)[0] for sample in samples]
+        if all(isinstance(sample, Mapping) for sample in inputs):
+            return ({name: _join([sample[name] for sample in inputs]) for name in inputs[0]},)
+        return (_join(inputs),)
+
+
+def _join(values: list[Any]) -> Any:
+    shapes = {getattr(value, "shape", None) for value in values}
+    return default_collate(values) if len(shapes) == 1 or None in shapes else Samples(values)
+
+
 def _make_batch(start: int, item: Any) -> Batch:
     args, kwargs = _input_of(item), {}
     if len(args) == 1 and isinstance(args[0], Mapping):
         args, kwargs = (), {str(key): value for key, value in args[0].items()}
-    tensors = [value for value in (*args, *kwargs.values()) if hasattr(value, "shape")]
-    if not tensors or not tensors[0].shape:
+    # A list beside a tensor is one input of several tensors.
+    listed = not any(hasattr(value, "shape") for value in (*args, *kwargs.values()))
+    args = tuple(_as_input(arg, listed=listed) for arg in args)
+    kwargs = {name: _as_input(value, listed=listed) for name, value in kwargs.items()}
+    counted = [
+        value
+        for value in (*args, *kwargs.values())
+        if isinstance(value, Samples) or hasattr(value, "shape")
+    ]
+    if not counted or not getattr(counted[0], "shape", True):
         raise DataError(
-            "a batch must be a tensor with the samples on its first axis, a tuple that begins with "
-            f"one, or a dict of them, got {type(item).__name__}"
+            "a batch must be a tensor with the samples on its first axis, a list of tensors, a "
+            f"tuple that begins with either, or a dict of them, got {type(item).__name__}"
         )
-    size = int(tensors[0].shape[0])
-    args = tuple(_as_tensor(arg) if isinstance(arg, np.ndarray) else arg for arg in args)
-    kwargs = {k: _as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in kwargs.items()}
-    return Batch(start, size, args, kwargs)
+    return Batch(start, len(counted[0]), args, kwargs)
+
+
+def _as_input(value: Any, *, listed: bool) -> Any:
+    if isinstance(value, np.ndarray):
+        return _as_tensor(value)
+    arrays = isinstance(value, list) and value and all(hasattr(part, "shape") for part in value)
+    if arrays and (listed or isinstance(value, Samples)):
+        tensors = [_as_tensor(part) for part in value]
+        even = len({part.shape for part in tensors}) == 1
+        return torch.stack(tensors) if even else Samples(tensors)
+    return value
 
 
 def _cut(batch: Batch, size: int) -> Batch:
@@ -263,11 +313,16 @@ def _cut(batch: Batch, size: int) -> Batch:
     if batch.size <= size:
         return batch
 
-    def cut(tensor: Tensor) -> Tensor:
+    def cut_tensor(tensor: Tensor) -> Tensor:
         return tensor[:size] if tensor.shape[:1] == (batch.size,) else tensor
 
-    args, kwargs = map_tensors(cut, (batch.args, batch.kwargs))
-    return Batch(batch.start, size, args, kwargs)
+    def cut(value: Any) -> Any:
+        if isinstance(value, Samples):
+            return _as_input(Samples(value[:size]), listed=True)
+        return map_tensors(cut_tensor, value)
+
+    kwargs = {name: cut(value) for name, value in batch.kwargs.items()}
+    return Batch(batch.start, size, tuple(cut(arg) for arg in batch.args), kwargs)
 
 
 def _as_tensor(values: Any) -> Tensor:

@@ -16,6 +16,8 @@ from stratascope.pipeline._quantize import quantize
 from stratascope.pipeline._source import Batch
 from stratascope.store import ArraySpec, count_group_axes, name_samples
 
+_LISTED = 8
+
 
 @contextmanager
 def placed(model: nn.Module, device: torch.device | str | None) -> Generator[torch.device | None]:
@@ -118,7 +120,10 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def span(batch: Batch) -> str:
-    """Name the samples of a batch, as ``0 to 63``."""
+    """Name the samples of a batch, as ``0 to 63``, or ``3, 8, 9`` where others lie between them."""
+    if batch.numbers:
+        listed = ", ".join(map(str, batch.numbers[:_LISTED]))
+        return listed + (" …" if len(batch.numbers) > _LISTED else "")
     return name_samples(batch.start, batch.start + batch.size - 1)
 
 
@@ -144,24 +149,29 @@ def stage_values(arrays: Iterable[ArraySpec], values: Mapping[str, Tensor]) -> d
     return staged
 
 
+def refuse_type(array: ArraySpec, found: str) -> DataError:
+    """Say that values are of another type than the first ones."""
+    return DataError(
+        f"samples of '{array.site}' must all be {array.source_dtype}, as the first were, got "
+        f"{found}: give the data one type, or a transform that does"
+    )
+
+
 def _quantize(array: ArraySpec, values: Tensor) -> dict[str, Tensor]:
     found = str(values.dtype).removeprefix("torch.")
     if found != array.source_dtype:
-        raise DataError(
-            f"samples of '{array.site}' must all be {array.source_dtype}, as the first were, got "
-            f"{found}: give the data one type, or a transform that does"
-        )
+        raise refuse_type(array, found)
     codes, scale, offset = quantize(values, count_group_axes(array.shape))
     return {array.key: codes, array.key_of("scale"): scale, array.key_of("offset"): offset}
 
 
-def takes_all_cores(tensors: Iterable[Tensor]) -> bool:
-    """Tell whether the forward that gave these tensors had every core of this machine.
+def takes_all_cores(place: torch.device | None) -> bool:
+    """Tell whether a forward of a model that is in some place has every core of this machine.
 
     Then encoding beside the next forward makes both slower: torch's threads wait for each other.
     """
     cores = os.cpu_count() or 1
-    return torch.get_num_threads() >= cores and all(t.device.type == "cpu" for t in tensors)
+    return torch.get_num_threads() >= cores and (place is None or place.type == "cpu")
 
 
 def to_numpy(staged: Staged) -> np.ndarray[Any, Any]:

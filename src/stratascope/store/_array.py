@@ -35,6 +35,7 @@ class StoredArray:
         stored_dtype: NumPy type that they have in the files: uint8 where they are quantized.
         dims: Names of the axes.
         source_dtype: Name of the type that the network computed in.
+        length_dim: Name of the axis along which samples differ in length; None where they do not.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class StoredArray:
         self.dtype = quantized_dtype(spec.source_dtype) if spec.quantized else self.stored_dtype
         self.dims = ("sample", *spec.dims)
         self.source_dtype = spec.source_dtype
+        self.length_dim = None if spec.length_axis is None else spec.dims[spec.length_axis]
 
     @property
     def ndim(self) -> int:
@@ -94,7 +96,33 @@ class StoredArray:
                 f"{self._name} has no codes: its values are stored as {self.stored_dtype}, and not "
                 "quantized. Read them as they are"
             )
-        return StoredArray(self._store, replace(self._spec, quantized=False), self._reader, {})
+        codes = replace(self._spec, quantized=False, length_axis=None)
+        return StoredArray(self._store, codes, self._reader, {})
+
+    @property
+    def lengths(self) -> "StoredArray":
+        """The length of each sample along ``length_dim``, int64 ``(N,)``; behind it all is NaN.
+
+        Raises:
+            StoreError: All samples are of the same length.
+
+        >>> import torch, stratascope as ss
+        >>> signals = [torch.ones(1, size) for size in (100, 80, 90)]
+        >>> data = torch.utils.data.DataLoader(signals, batch_size=3)
+        >>> model = torch.nn.Conv1d(1, 4, 3, stride=2)
+        >>> store = ss.extract(model, data, "model", to="lengths.zarr", length="longest")
+        >>> store["model"].shape, store["model"].length_dim, store["model"].lengths[:]
+        ((3, 4, 49), 'time', array([49, 39, 44]))
+        """
+        if self.length_dim is None:
+            raise StoreError(
+                f"{self._name} has no lengths: all of its samples are whole, of shape "
+                f"{self.shape[1:]}. Read them as they are"
+            )
+        lengths = replace(
+            self._spec, shape=(), dims=(), dtype="int64", quantized=False, length_axis=None
+        )
+        return StoredArray(self._store, lengths, self._beside["length"], {})
 
     def check_there(self) -> None:
         """Make sure that no file of the array is lost; what is in them is not looked at.

@@ -58,6 +58,8 @@ class ArraySpec:
             them, such as ``"scale"``.
         quantized: Whether the values are stored as codes of a byte, with a scale and an offset
             beside them.
+        length_axis: Which axis of a sample is as long as the sample, with the lengths beside the
+            values and nothing behind them; None where all samples are of the same shape.
     """
 
     key: str
@@ -70,6 +72,7 @@ class ArraySpec:
     kind: str = ""
     role: str = VALUES
     quantized: bool = False
+    length_axis: int | None = None
 
     def key_of(self, role: str) -> str:
         """Give the key of what lies beside these values."""
@@ -345,9 +348,17 @@ def _array_attributes(array: ArraySpec) -> dict[str, Any]:
     if array.role != VALUES:
         attributes["role"] = array.role
     if array.quantized:
-        beside = (array.key_of(role).rpartition("/")[2] for role in ("scale", "offset"))
+        beside = (_name_beside(array, role) for role in ("scale", "offset"))
         attributes["quantized"] = describe_quantization(*beside)
+    if array.length_axis is not None and array.role == VALUES:
+        name = _name_beside(array, "length")
+        attributes["length"] = {"array": name, "axis": array.dims[array.length_axis]}
+        attributes["coordinates"] = name  # as CF conventions have it: xarray takes it for one
     return attributes
+
+
+def _name_beside(array: ArraySpec, role: str) -> str:
+    return array.key_of(role).rpartition("/")[2]
 
 
 def coordinate_metadata(samples: int) -> dict[str, Any]:

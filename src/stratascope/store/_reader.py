@@ -28,7 +28,7 @@ from stratascope.store._repair import uncommit
 from stratascope.store._verify import Damage, verify
 from stratascope.store._xarray import show_values
 
-_BESIDE = ("scale", "offset")
+_BESIDE = ("scale", "offset", "length")
 
 
 def open_store(path: str | Path, *, step: int | None = None) -> "Store":

@@ -147,7 +147,8 @@ class UnitWriter:
         if rows.shape[1:] != array.shape:
             raise DataError(
                 f"samples of '{array.site}' must all have shape {array.shape}, got "
-                f"{rows.shape[1:]}: make the inputs equal in size, or give a transform that does"
+                f"{rows.shape[1:]}: make the inputs equal in size, give a transform that does, or "
+                "extract with length='longest' (--length longest)"
             )
         if not np.can_cast(rows.dtype, array.dtype, "equiv"):
             raise DataError(

@@ -85,6 +85,18 @@ def test_extract_and_render_make_a_picture_that_knows_its_origin(here, capsys):
     assert "70 samples" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("length", "stored"), [("longest", 30), ("50", 48)])
+def test_extract_takes_samples_of_several_lengths(here, capsys, length, stored):
+    (here / "uneven.py").write_text(
+        "import torch\nfrom torch.utils.data import DataLoader\n"
+        "def signals(): return DataLoader([torch.ones(1, n) for n in (32, 20, 32)], batch_size=3)\n"
+    )
+    code = main(extract("--length", length, data="uneven.py:signals", sites="0"))
+
+    assert code == 0
+    assert f"0  (3, 4, {stored}) float32" in capsys.readouterr().out
+
+
 def test_extract_stores_codes_of_a_byte(here, capsys):
     assert main(extract("--dtype", "uint8", "--codec", "compact")) == 0
     assert "0  (70, 4, 30) float32 (stored as uint8)" in capsys.readouterr().out
@@ -206,6 +218,11 @@ BAD_INPUT = {
     "data that fail": (extract(data="nets.py:broken"), 2, "no such dataset"),
     "no data file": (extract(data="no.npy"), 2, "the data file no.npy does not exist"),
     "batch of none": (extract("--batch-size", "0"), 2, "--batch-size must be at least 1, got 0"),
+    "length of none": (
+        extract("--length", "long"),
+        2,
+        "--length must be a number from 1, or longest",
+    ),
     "codec of none": (extract("--codec", "zip"), 2, "--codec"),
     "type of none": (extract("--dtype", "int3"), 1, "dtype must be a floating-point type"),
     "gradients": (extract(sites="0:grad"), 1, "capture gradients with stratascope.tap"),
