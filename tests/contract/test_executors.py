@@ -116,8 +116,13 @@ for unit, pid in Processes(1).map_units(jobs.Noted(Path(sys.argv[1])), units):
 """
 
 
-def test_workers_do_not_outlive_the_one_that_began_them(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+def test_neither_workers_nor_their_file_outlive_the_one_that_began_them(tmp_path):
+    (tmp_path / "temporary").mkdir()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "TMPDIR": str(tmp_path / "temporary"),
+    }
     command = [sys.executable, "-c", PARENT, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
@@ -128,6 +133,7 @@ def test_workers_do_not_outlive_the_one_that_began_them(tmp_path):
             time.sleep(0.02)
 
     assert not is_running(worker)
+    assert list((tmp_path / "temporary").glob("*.pt")) == []
 
 
 def is_running(pid):
@@ -346,9 +352,10 @@ Local.__qualname__ = "test.<locals>.Local"
     [
         ({"data": Local(SIGNALS)}, "the data must be picklable .*Can't .* 'test.<locals>.Local'"),
         ({"transform": lambda x: x}, "the transform must be picklable .*lambda"),
+        ({"sites": lambda name, module: True}, "the sites must be picklable .*lambda"),
     ],
 )
-def test_what_cannot_be_handed_over_is_named(tmp_path, settings, words):
+def test_what_cannot_be_handed_over_is_named_before_anything_is_written(tmp_path, settings, words):
     with pytest.raises(DataError, match=words):
         run(tmp_path / "s", **settings, executor=Processes(2))
-    assert multiprocessing.active_children() == []
+    assert not (tmp_path / "s").exists()

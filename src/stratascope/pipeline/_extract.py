@@ -19,6 +19,7 @@ from stratascope.errors import DataError, StoreError
 from stratascope.pipeline._executor import Executor, Inline
 from stratascope.pipeline._extraction import Extraction
 from stratascope.pipeline._fingerprint import describe_model, describe_transform, differences
+from stratascope.pipeline._handover import check_portable
 from stratascope.pipeline._lengths import Length
 from stratascope.pipeline._progress import ProgressBar
 from stratascope.pipeline._source import Source, make_source
@@ -197,6 +198,9 @@ def _check_length(length: Length | None, source: Source) -> None:
 
 def _execute(job: Extraction, executor: Executor, *, progress: bool) -> None:
     """Do what is missing of a step, and mark it complete."""
+    if not isinstance(executor, Inline):
+        # Before the step is begun.
+        check_portable(job)
     try:
         if job.spec.arrays or job.part is not None or not isinstance(executor, Inline):
             job.prepare()

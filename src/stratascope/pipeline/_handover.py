@@ -15,25 +15,41 @@ from stratascope.errors import DataError, first_line
 from stratascope.pipeline._executor import Job
 
 
+def check_portable(job: Job) -> None:
+    """Make sure that a job can be pickled, without looking at the values that it carries.
+
+    Raises:
+        DataError: Some of it cannot.
+    """
+    state: Any = job.__getstate__()
+    for name, part in state.items():
+        try:
+            _Outline(_Nowhere()).dump(part)
+        except Exception as error:
+            raise DataError(
+                f"the {name} must be picklable to be handed to other processes, but is not: "
+                f"{first_line(error)}. Define its classes and functions at the top level of a "
+                "module, and open files when they are first read; or leave the executor "
+                "(--workers) away"
+            ) from error
+
+
 def save_job(job: Job, path: Path) -> None:
     """Write a job to a file.
 
     Raises:
         DataError: Some of it cannot be pickled, or the disk is full.
     """
+    # PyTorch asks for a module, and takes its Pickler.
+    module: Any = types.ModuleType("handover")
+    module.Pickler = _Pickler
     try:
-        _save(job, path)
+        torch.save(job, path, pickle_module=module, pickle_protocol=pickle.HIGHEST_PROTOCOL)
     except Exception as error:
-        if "inline_container" in str(error):  # as PyTorch says that a disk is full
-            raise DataError(
-                f"{path.parent} must hold model and data for other processes to map, but did not: "
-                "set TMPDIR to a folder with more room"
-            ) from error
-        name, error = _find_culprit(job, path) or ("job", error)
+        check_portable(job)
         raise DataError(
-            f"the {name} must be picklable to be handed to other processes, but is not: "
-            f"{first_line(error)}. Define its classes and functions at the top level of a module, "
-            "and open files when they are first read; or leave the executor (--workers) away"
+            f"{path.parent} must hold model and data for other processes to map, but did not: "
+            f"{first_line(error)}. Set TMPDIR to a folder with more room"
         ) from error
 
 
@@ -51,23 +67,6 @@ def load_job(path: Path) -> Job:
             f"{first_line(error)}. Define classes and functions in a module that can be imported, "
             "not in a notebook"
         ) from error
-
-
-def _save(value: Any, path: Path) -> None:
-    # PyTorch asks for a module, and takes its Pickler.
-    module: Any = types.ModuleType("handover")
-    module.Pickler = _Pickler
-    torch.save(value, path, pickle_module=module, pickle_protocol=pickle.HIGHEST_PROTOCOL)
-
-
-def _find_culprit(job: Job, path: Path) -> tuple[str, Exception] | None:
-    state: Any = job.__getstate__()
-    for name, part in state.items():
-        try:
-            _save(part, path)
-        except Exception as error:  # noqa: BLE001 - handed to the caller
-            return name, error
-    return None
 
 
 class _Pickler(pickle.Pickler):
@@ -88,6 +87,21 @@ class _Pickler(pickle.Pickler):
                 except (TypeError, ValueError):  # a type, or an order of bytes, that it lacks
                     return NotImplemented
         return NotImplemented
+
+
+class _Outline(pickle.Pickler):
+    """Pickles what holds tensors and arrays, and not their values."""
+
+    def reducer_override(self, value: Any) -> Any:
+        is_array = isinstance(value, np.ndarray) and not value.dtype.hasobject
+        return (str, ()) if is_array or isinstance(value, Tensor) else NotImplemented
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, content: Any) -> int:
+        return len(content)
 
 
 def _find_file(array: np.ndarray[Any, Any]) -> tuple[Any, ...] | None:

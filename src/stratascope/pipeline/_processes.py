@@ -1,5 +1,6 @@
 """A job in several processes: handed over once, run unit by unit, ended together."""
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -9,7 +10,6 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -51,24 +51,30 @@ def run_in_processes(job: Job, units: Sequence[range], workers: int) -> Generato
     """
     count = min(workers, len(units))
     threads = max(1, torch.get_num_threads() // max(1, count))
-    with tempfile.TemporaryDirectory(prefix="stratascope-") as folder:
-        path = Path(folder) / "job.pt"
+    descriptor, name = tempfile.mkstemp(prefix="stratascope-", suffix=".pt")
+    os.close(descriptor)
+    path = Path(name)
+    crew: list[_Worker] = []
+    try:
         save_job(job, path)
-        crew: list[_Worker] = []
-        try:
-            for _ in range(count):
-                crew.append(_Worker(path, threads))  # noqa: PERF401 - those begun must be ended
-            yield from _conduct(crew, deque(units))
-        finally:
-            _dismiss(crew)
+        for _ in range(count):
+            crew.append(_Worker(path, threads))  # noqa: PERF401 - those begun must be ended
+        yield from _conduct(crew, deque(units), path)
+    finally:
+        _dismiss(crew)
+        path.unlink(missing_ok=True)
 
 
-def _conduct(crew: Sequence["_Worker"], units: deque[range]) -> Generator[Any]:
+def _conduct(crew: Sequence["_Worker"], units: deque[range], path: Path) -> Generator[Any]:
     busy: dict[Any, _Worker] = {worker.connection: worker for worker in crew}
     while busy:
         for connection in wait([*busy]):
             worker = busy[connection]
             message = worker.receive()
+            if path.exists() and all(worker.is_ready for worker in crew):
+                # It is mapped, and must not stay where this process is killed.
+                with contextlib.suppress(PermissionError):  # Windows lets no mapped file go
+                    path.unlink()
             if isinstance(message, _Failure):
                 raise message.error from _TraceElsewhere(f"\n{message.trace}")
             if not isinstance(message, _Free):
@@ -110,6 +116,11 @@ class _Worker:
             self.process.start()
         theirs.close()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has loaded the job."""
+        return self._units is not None
+
     def send(self, units: list[range]) -> None:
         self._units = units
         try:
@@ -145,7 +156,7 @@ class _Worker:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _deaf_to_interrupts() -> Generator[None]:
     """Begin a process that Ctrl-C does not reach: the one that began it says when it ends."""
     if threading.current_thread() is not threading.main_thread():
@@ -178,7 +189,7 @@ def _serve(run: Run, connection: Connection) -> None:
             units = connection.recv()
         except EOFError:
             return
-        with closing(run(units)) as results:
+        with contextlib.closing(run(units)) as results:
             for result in results:
                 if not _tell(connection, result):
                     return

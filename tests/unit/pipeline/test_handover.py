@@ -7,7 +7,7 @@ from torch.utils.data import TensorDataset
 
 import jobs
 from stratascope.errors import DataError
-from stratascope.pipeline._handover import load_job, save_job
+from stratascope.pipeline._handover import check_portable, load_job, save_job
 
 
 def hand_over(value, folder):
@@ -146,6 +146,34 @@ def test_what_cannot_be_pickled_is_named(tmp_path):
         hand_over((n for n in range(3)), tmp_path)
     assert "generator" in str(caught.value)
     assert "at the top level of a module" in str(caught.value)
+
+
+def test_what_has_no_room_is_an_error(tmp_path, monkeypatch, numbers):
+    def fail(*_, **__):
+        raise RuntimeError("[enforce fail] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(
+        DataError, match=r"must hold model and data .* pos 64 vs 0\. Set TMPDIR to a folder with"
+    ):
+        hand_over(numbers, tmp_path)
+
+
+class Loud(np.ndarray):
+    """An array whose values must not be looked at."""
+
+    def __reduce__(self):
+        raise AssertionError("looked at")
+
+
+def test_whether_a_job_can_be_pickled_is_told_without_its_values(tmp_path):
+    job = jobs.Noted(tmp_path)
+    job.data = {"a": np.zeros(3).view(Loud), "b": torch.nn.Linear(2, 3), "c": jobs.Pairs([])}
+    check_portable(job)
+    job.data["d"] = np.array([lambda x: x])
+
+    with pytest.raises(DataError, match=r"the data must be picklable .*lambda"):
+        check_portable(job)
 
 
 def test_what_is_not_found_there_is_an_error(tmp_path, monkeypatch):
