@@ -68,8 +68,8 @@ def extract(
     Args:
         model: The network.
         data: A Dataset, a DataLoader, an array, tensor or memmap with the samples first, or an
-            iterable of batches. Of ``(input, target)`` pairs the input is used; dicts become named
-            arguments.
+            iterable of batches. Of ``(input, target)`` pairs the input is used, and a target of up
+            to 64 numbers stored beside the samples; dicts become named arguments.
         sites: What to store: names, globs, modules, classes, predicates.
         to: The store's folder, new or one that lacks this step.
         batch_size: Samples a forward, where the data does not come in batches.
@@ -314,6 +314,9 @@ def _find_spec(
     root, spec = paths.root, find_held(paths)
     if spec is None:
         return None
+    if "beside_digest" not in spec.settings["data"]:
+        # Early releases did not look at it.
+        settings = {**settings, "data": {**settings["data"], "beside_digest": None}}
     changed = differences(
         {**comparable(spec.settings), "codec": spec.codec},
         {**comparable(settings), "codec": codec},

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stratascope.capture import Activations, Staged, Tap, evaluating, tap
 from stratascope.errors import CaptureError, DataError, StoreError
+from stratascope.pipeline._coordinates import describe_coordinates, take_coordinates
 from stratascope.pipeline._executor import Job, Run
 from stratascope.pipeline._lengths import (
     Length,
@@ -37,7 +38,7 @@ from stratascope.pipeline._transfer import (
 from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds
 from stratascope.pipeline._warn import warn_caller
 from stratascope.sites import Selector, unwrap
-from stratascope.store import StepClaim, StepPart, StepSpec, UnitWriter
+from stratascope.store import COORDINATES, StepClaim, StepPart, StepSpec, UnitWriter
 
 _USED_UP = "a generator that was used goes on where it stopped, so make it anew"
 
@@ -189,7 +190,9 @@ class Extraction(Job):
             first = None
             parts.append((group.places, self._stage(group.batch, acts)))
         uneven = any(array.length_axis is not None for array in self.spec.arrays)
-        return gather(self.spec, batch.size, parts) if uneven or len(parts) > 1 else parts[0][1]
+        several = uneven or len(parts) > 1
+        values = gather(self.spec, batch.size, parts) if several else parts[0][1]
+        return values | take_coordinates(self.spec.coordinates, batch)
 
     def _capture_first(
         self, handle: Tap, place: torch.device | None, batch: Batch
@@ -212,6 +215,8 @@ class Extraction(Job):
             arrays = describe_lengths(arrays, shapes)
         if self.data.samples is None:
             self.spec.settings["data"]["beginning"] = digest_batch(batch)
+        beside, left_out = describe_coordinates(batch)
+        arrays, skipped = (*arrays, *beside), skipped | left_out
         stored = {array.site for array in arrays}
         sites = [site for site in acts.sites if str(site) in stored]
         calls, ordinals = order.calls, order.number_classes()
@@ -242,7 +247,8 @@ class Extraction(Job):
     def _stage(self, batch: Batch, acts: Activations) -> dict[str, Staged]:
         values = collect_values(acts)
         wanted = {array.key for array in self.spec.values}
-        if (others := values.keys() ^ (wanted | self.spec.skipped.keys())) != set():
+        known = (wanted | self.spec.skipped.keys()) - {*COORDINATES}
+        if (others := values.keys() ^ known) != set():
             raise CaptureError(
                 f"every forward must pass the same sites, but samples {span(batch)} differ from "
                 f"the first ones in {', '.join(sorted(others))}: choose sites that always run"

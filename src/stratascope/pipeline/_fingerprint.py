@@ -15,6 +15,7 @@ _MEANINGS = {
     "model.parameters": "the model's parameters",
     "sites": "the sites",
     "data.digest": "the data",
+    "data.beside_digest": "the targets or ids of the data",
     "data.order": "the order of the data (shuffle=False keeps one)",
     "data.samples": "the number of samples",
     "batch_size": "batch_size",

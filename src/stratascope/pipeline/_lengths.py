@@ -16,7 +16,7 @@ from stratascope.capture import Staged, map_tensors
 from stratascope.errors import CaptureError, DataError
 from stratascope.pipeline._source import Batch, Samples, Source, inputs_of
 from stratascope.pipeline._transfer import refuse_type, to_numpy
-from stratascope.store import VALUES, ArraySpec, StepSpec, missing_value
+from stratascope.store import COORDINATES, VALUES, ArraySpec, StepSpec, missing_value
 
 Length = int | Literal["longest"]
 
@@ -260,7 +260,7 @@ def gather(
     gathered: dict[str, Any] = {
         array.key: Gathered(array, size, [(places, staged[array.key]) for places, staged in parts])
         for array in spec.arrays
-        if array.role != "length"
+        if array.role not in ("length", *COORDINATES)
     }
     for array in spec.values:
         if array.length_axis is not None:

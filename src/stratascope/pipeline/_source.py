@@ -2,9 +2,10 @@
 
 import hashlib
 import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from stratascope.capture import map_tensors
 from stratascope.errors import DataError
 from stratascope.pipeline._fingerprint import raw_bytes
 
+MOST_TARGET_VALUES = 64
+
 _PROBED_SAMPLES = 8
+_TARGET_KEYS = ("target", "targets", "label", "labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Batch:
             are not of one shape, a list of tensors.
         kwargs: Named arguments of the model, where the data gives dicts.
         numbers: Numbers of the samples, where they do not follow one another.
+        beside: What the data gives beside the inputs, as ``"target"`` and ``"id"``.
     """
 
     start: int
@@ -37,6 +42,7 @@ class Batch:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     numbers: tuple[int, ...] = ()
+    beside: dict[str, Any] = field(default_factory=dict)
 
 
 def inputs_of(batch: Batch) -> tuple[Any, ...]:
@@ -73,7 +79,8 @@ def make_source(data: Any, *, batch_size: int, limit: int | None = None) -> Sour
 
     Args:
         data: A Dataset, a DataLoader, an array, tensor or memmap (samples first), or an iterable
-            of batches. Of ``(input, target)`` pairs the input is used; dicts become named inputs.
+            of batches. Of ``(input, target)`` pairs the input is used, and the target kept beside
+            it; dicts become named inputs.
         batch_size: Samples a forward, where the data does not come in batches.
         limit: Use only the first samples.
 
@@ -162,6 +169,7 @@ class _Loader(Source):
         # A batch_sampler of the user's own hides behind a sequential sampler: look at the order.
         if order.dtype.kind in "iu" and not np.array_equal(order, np.arange(len(order))):
             self.sample_index = order.astype(np.int64)
+        self._ids = _find_ids(loader.dataset) if order.dtype.kind in "iu" else None
 
     def batches(self, start: int, stop: int | None) -> Iterator[Batch]:
         end = self._starts[-1] if stop is None else stop
@@ -183,24 +191,30 @@ class _Loader(Source):
             multiprocessing_context=loader.multiprocessing_context,
         )
         for number, item in zip(wanted, part, strict=True):
-            batch = _make_batch(self._starts[number], item)
-            if batch.size != len(self._indices[number]):
+            batch, indices = _make_batch(self._starts[number], item), self._indices[number]
+            if batch.size != len(indices):
                 raise DataError(
-                    f"a batch must have one sample for each of its {len(self._indices[number])} "
+                    f"a batch must have one sample for each of its {len(indices)} "
                     f"indices, got {batch.size} from the DataLoader (its collate_fn?)"
                 )
+            if self._ids is not None:
+                batch.beside["id"] = self._ids[indices]
             yield batch
 
     def describe(self) -> dict[str, Any]:
         dataset: Any = self._loader.dataset
         order = list(itertools.chain(*self._indices))
         chosen = [order[position] for position in _spread(len(order))]
+        items = [dataset[index] for index in chosen]
+        beside: list[Any] = [target for item in items for target in _small_targets_of(item)]
+        beside += [] if self._ids is None else [self._ids[chosen]]
         return {
             "kind": type(dataset).__name__,
             "samples": self.samples,
             "batch_sizes": sorted({len(batch) for batch in self._indices}),
             "order": hashlib.blake2b(repr(order).encode(), digest_size=16).hexdigest(),
-            "digest": _digest(_input_of(dataset[index])[0] for index in chosen),
+            "digest": _digest(_input_of(item)[0] for item in items),
+            **({"beside_digest": _digest(beside)} if beside else {}),
         }
 
 
@@ -266,9 +280,12 @@ def collate(samples: list[Any]) -> Any:
         return default_collate(samples)
     except RuntimeError:
         inputs = [_input_of(sample)[0] for sample in samples]
+        targets = [_targets_of(sample) for sample in samples]
+        beside = [_join([*itertools.chain(*targets)])] if _is_pair(samples[0]) else []
         if all(isinstance(sample, Mapping) for sample in inputs):
-            return ({name: _join([sample[name] for sample in inputs]) for name in inputs[0]},)
-        return (_join(inputs),)
+            joined = {name: _join([sample[name] for sample in inputs]) for name in inputs[0]}
+            return (joined, *beside)
+        return (_join(inputs), *beside)
 
 
 def _join(values: list[Any]) -> Any:
@@ -294,7 +311,8 @@ def _make_batch(start: int, item: Any) -> Batch:
             "a batch must be a tensor with the samples on its first axis, a list of tensors, a "
             f"tuple that begins with either, or a dict of them, got {type(item).__name__}"
         )
-    return Batch(start, len(counted[0]), args, kwargs)
+    beside = dict(zip(["target"], map(_as_rows, _targets_of(item)), strict=False))
+    return Batch(start, len(counted[0]), args, kwargs, beside=beside)
 
 
 def _as_input(value: Any, *, listed: bool) -> Any:
@@ -322,7 +340,12 @@ def _cut(batch: Batch, size: int) -> Batch:
         return map_tensors(cut_tensor, value)
 
     kwargs = {name: cut(value) for name, value in batch.kwargs.items()}
-    return Batch(batch.start, size, tuple(cut(arg) for arg in batch.args), kwargs)
+    args = tuple(cut(arg) for arg in batch.args)
+    beside = {
+        role: rows[:size] if getattr(rows, "shape", ())[:1] == (batch.size,) else rows
+        for role, rows in batch.beside.items()
+    }
+    return Batch(batch.start, size, args, kwargs, beside=beside)
 
 
 def _as_tensor(values: Any) -> Tensor:
@@ -348,6 +371,54 @@ def _input_of(item: Any) -> tuple[Any, ...]:
             raise DataError("a batch must hold an input, got an empty tuple")
         return (item[0],)
     return (item,)
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list | tuple) and len(item) == 2
+
+
+def _targets_of(item: Any) -> list[Any]:
+    """Take the target of an ``(input, target)`` pair, or of a dict; an empty list if there is none.
+
+    What a dict holds goes into the model all the same.
+    """
+    if _is_pair(item):
+        return [item[1]]
+    named = item if isinstance(item, Mapping) else {}
+    return [named[key] for key in _TARGET_KEYS if key in named][:1]
+
+
+def _small_targets_of(item: Any) -> list[Any]:
+    """Take the target of one sample if it is of a kind that is stored, which stays the same."""
+    numbers = Tensor | np.ndarray | np.generic | int | float
+    return [
+        target
+        for target in _targets_of(item)
+        if isinstance(target, numbers)
+        and math.prod(getattr(target, "shape", ())) <= MOST_TARGET_VALUES
+    ]
+
+
+def _as_rows(target: Any) -> Any:
+    """Make an array of numbers in a list."""
+    numbers = isinstance(target, list | tuple) and all(
+        isinstance(value, int | float | np.generic) for value in target
+    )
+    return np.asarray(target) if numbers else target
+
+
+def _find_ids(dataset: Any) -> np.ndarray[Any, Any] | None:
+    """Read the ``ids`` of a data set, if it has whole numbers or texts, one for each sample."""
+    ids = getattr(dataset, "ids", None)
+    if not isinstance(ids, list | tuple | np.ndarray) or len(ids) != len(dataset):
+        return None
+    try:
+        array = np.asarray(ids)
+    except ValueError:  # lists of several lengths
+        return None
+    if array.ndim != 1 or array.dtype.kind not in "iuU":
+        return None
+    return np.strings.encode(array, "utf-8") if array.dtype.kind == "U" else array
 
 
 def _spread(length: int) -> list[int]:

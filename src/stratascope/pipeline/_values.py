@@ -11,6 +11,7 @@ from stratascope.pipeline._source import Batch
 from stratascope.pipeline._warn import warn_caller
 from stratascope.sites import ModuleTable, Site, class_name
 from stratascope.store import (
+    COORDINATES,
     DTYPES,
     ArraySpec,
     count_group_axes,
@@ -30,7 +31,7 @@ _STACKS = (
     nn.TransformerEncoderLayer,
 )  # fmt: skip
 _AXES = {1: ("channel",), 2: ("channel", "time"), 3: ("channel", "y", "x")}
-_RESERVED = ("sample", "zarr.json")
+_RESERVED = ("sample", "zarr.json", *COORDINATES)
 
 
 @dataclass(frozen=True, slots=True)

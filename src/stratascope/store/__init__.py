@@ -5,8 +5,10 @@ from stratascope.store._claim import StepClaim
 from stratascope.store._commit import is_vacant
 from stratascope.store._files import find_root, read_spec
 from stratascope.store._layout import (
+    COORDINATES,
     DTYPES,
     SPEC_FILE,
+    TEXT,
     UNIT_MULTIPLE,
     VALUES,
     ArraySpec,
@@ -33,11 +35,13 @@ from stratascope.store._verify import Damage, verify
 from stratascope.store._writer import StepWriter, UnitWriter
 
 __all__ = [
+    "COORDINATES",
     "DTYPES",
     "INFINITY_CODE",
     "NAN_CODE",
     "NEGATIVE_INFINITY_CODE",
     "SPEC_FILE",
+    "TEXT",
     "TOP_CODE",
     "UNIT_MULTIPLE",
     "VALUES",

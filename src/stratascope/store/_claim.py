@@ -171,9 +171,10 @@ class StepClaim:
         assert self.spec.samples is not None
         name = path.name.partition(TEMPORARY)[0]
         if path.is_relative_to(self._paths.group):
-            # site / array / c / unit / 0 / …
-            places = (*path.relative_to(self._paths.group).parts[:-1], name)
-            name = places[3] if len(places) > 3 else ""
+            folders = (self._paths.group / array.key / "c" for array in self.spec.arrays)
+            inside = [path.relative_to(one) for one in folders if path.is_relative_to(one)]
+            # unit / 0 / …
+            name = inside[0].parts[0].partition(TEMPORARY)[0] if inside else ""
         number = name.removeprefix("u").removesuffix(".json")
         own = part_units(self.spec.samples, self.spec.unit, self._part)
         return number.isdecimal() and int(number) in own
@@ -200,12 +201,16 @@ def write_metadata(
 ) -> None:
     """Write what Zarr needs to know of a step, and the coordinate of its samples."""
     attributes = {"step": spec.step, "settings": spec.settings, "provenance": spec.provenance}
+    if spec.coordinates:
+        # As CF conventions have it: xarray takes them for coordinates.
+        attributes["coordinates"] = " ".join(array.key for array in spec.coordinates)
     write(paths.group / "zarr.json", encode_json(group_metadata(attributes)))
     table = spec.table
     for array in spec.arrays:
         folder = paths.group / array.key
-        site = group_metadata(asdict(table[array.site]))
-        write(folder.parent / "zarr.json", encode_json(site))
+        if array.site in table:
+            site = group_metadata(asdict(table[array.site]))
+            write(folder.parent / "zarr.json", encode_json(site))
         write(folder / "zarr.json", encode_json(array_metadata(array, spec, samples)))
     coordinate = paths.group / "sample"
     write(coordinate / "zarr.json", encode_json(coordinate_metadata(samples)))

@@ -33,12 +33,15 @@ class SampleDataset:
                 )
         self._arrays = {site: store[site] for site in sites}
         self._index = store.sample_index
-        self._targets = None if targets is None else require("torch").as_tensor(targets)
-        if self._targets is not None and len(self._targets) <= self._index.max():
-            raise DataError(
-                "targets must have an entry for each sample of the data set, at least "
-                f"{self._index.max() + 1}, got {len(self._targets)}"
-            )
+        self._targets = None if store.targets is None else store.targets[:]
+        if targets is not None:
+            given = require("torch").as_tensor(targets)
+            if len(given) <= self._index.max():
+                raise DataError(
+                    "targets must have an entry for each sample of the data set, at least "
+                    f"{self._index.max() + 1}, got {len(given)}"
+                )
+            self._targets = given[self._index]
 
     def __len__(self) -> int:
         return len(self._index)
@@ -49,7 +52,7 @@ class SampleDataset:
         found = {site: _read(torch, value, index) for site, value in self._arrays.items()}
         found["sample"] = torch.as_tensor(self._index[index])
         if self._targets is not None:
-            found["target"] = self._targets[found["sample"]]
+            found["target"] = torch.as_tensor(self._targets[index])
         return found
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:

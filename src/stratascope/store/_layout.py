@@ -30,6 +30,8 @@ TILE_BYTES = 1024 * 1024
 UNIT_MULTIPLE = 64
 COORDINATE_CHUNK = 65_536
 VALUES = "activation"
+COORDINATES = ("target", "id")
+TEXT = "str"
 
 Codec = Literal["fast", "compact"]
 StepPart = tuple[int, int]
@@ -46,8 +48,8 @@ class ArraySpec:
     """One stored array: the values of one site, or of one tensor of a site that passes several.
 
     Attributes:
-        key: Place in the step's group, such as ``enc.3/activation``.
-        site: The site's text.
+        key: Place in the step's group, such as ``enc.3/activation``, or ``target``.
+        site: The site's text; the key for what the data gives beside the inputs.
         place: Which tensor of the site's value; ``""`` where the value is one tensor.
         shape: Shape of one sample, such as ``(C, L)``.
         dtype: NumPy name of the stored type.
@@ -55,7 +57,7 @@ class ArraySpec:
         dims: Names of the axes after ``sample``.
         kind: Class name of the site's module.
         role: What it holds: ``"activation"``, the values, or what belongs to them and lies beside
-            them, such as ``"scale"``.
+            them, such as ``"scale"``, or, as ``"target"`` and ``"id"``, to the samples.
         quantized: Whether the values are stored as codes of a byte, with a scale and an offset
             beside them.
         length_axis: Which axis of a sample is as long as the sample, with the lengths beside the
@@ -171,10 +173,15 @@ class StepSpec:
         return tuple(array for array in self.arrays if array.role == VALUES)
 
     @property
+    def coordinates(self) -> tuple[ArraySpec, ...]:
+        """The arrays of what the data gives beside the inputs."""
+        return tuple(array for array in self.arrays if array.role in COORDINATES)
+
+    @property
     def table(self) -> dict[str, SiteSpec]:
         """What is known of each site, by its text."""
         # Early releases wrote no more than the texts.
-        plain = {array.site: SiteSpec.from_text(array.site) for array in self.arrays}
+        plain = {array.site: SiteSpec.from_text(array.site) for array in self.values}
         return {**plain, **{spec.site: spec for spec in self.sites}}
 
 
@@ -339,6 +346,9 @@ def array_metadata(array: ArraySpec, spec: StepSpec, samples: int) -> dict[str, 
 
 
 def _array_attributes(array: ArraySpec) -> dict[str, Any]:
+    if array.role in COORDINATES:
+        encoding = {"encoding": "utf-8"} if array.source_dtype == TEXT else {}
+        return {"role": array.role, "source_dtype": array.source_dtype, **encoding}
     attributes: dict[str, Any] = {
         "site": array.site,
         "place": array.place,

@@ -22,7 +22,7 @@ from stratascope.store._files import (
     read_manifest,
     read_spec,
 )
-from stratascope.store._layout import DATA, ArraySpec, Paths, SiteSpec
+from stratascope.store._layout import DATA, TEXT, ArraySpec, Paths, SiteSpec
 from stratascope.store._names import SiteNames
 from stratascope.store._repair import uncommit
 from stratascope.store._verify import Damage, verify
@@ -220,6 +220,39 @@ class Store(Mapping[str, Any]):
             ) from damage
 
     @property
+    def targets(self) -> StoredArray | None:
+        """The targets that the data gave beside the inputs, by sample; None where it gave none.
+
+        >>> import torch, stratascope as ss
+        >>> data = torch.utils.data.TensorDataset(torch.ones(20, 1, 10), torch.arange(20) % 3)
+        >>> store = ss.extract(torch.nn.Conv1d(1, 4, 3), data, "model", to="targets.zarr")
+        >>> store.targets
+        StoredArray 'target' (20,) int64
+        >>> store.targets[:4]
+        array([0, 1, 2, 0])
+        """
+        return self._open_coordinate("target")
+
+    @property
+    def ids(self) -> np.ndarray[Any, Any] | None:
+        """The ``ids`` of the data set, whole numbers or text, by sample; None where it had none.
+
+        Raises:
+            StoreError: Samples are not there yet, or are damaged.
+        """
+        array = self._open_coordinate("id")
+        if array is None:
+            return None
+        values = array[:]
+        if array.source_dtype != TEXT:
+            return values
+        return np.strings.decode(values.view(f"S{array.shape[1]}")[:, 0], "utf-8")
+
+    def _open_coordinate(self, role: str) -> StoredArray | None:
+        found = [array for array in self._spec.coordinates if array.role == role]
+        return self._open_array(found[0]) if found else None
+
+    @property
     def unit(self) -> int:
         """Samples in one shard file."""
         return self._spec.unit
@@ -230,7 +263,9 @@ class Store(Mapping[str, Any]):
         return all(self._paths.manifest(int(unit)).exists() for unit in units)
 
     def to_xarray(self) -> Any:
-        """Open this step as an `xarray.DataTree`, a node for each site; nothing is loaded.
+        """Open this step as an `xarray.DataTree`, a node for each site, loaded when it is read.
+
+        Targets and ids of the data are coordinates of each node, along ``sample``.
 
         Raises:
             MissingExtraError: xarray is not installed.
@@ -248,7 +283,7 @@ class Store(Mapping[str, Any]):
         xarray = require("xarray", extra="xarray")
         if not self.complete:
             raise describe_owed(self)
-        for array in self._spec.values:
+        for array in (*self._spec.values, *self._spec.coordinates):
             self._open_array(array).check_there()
         tree = xarray.open_datatree(
             self.path / DATA, engine="zarr", group=str(self.step), consolidated=False, chunks=None
@@ -258,6 +293,11 @@ class Store(Mapping[str, Any]):
                 folder, name = array.key.rsplit("/", 1)
                 values = show_values(tree[folder][name].variable, self._open_array(array))
                 tree[folder][name] = values
+        beside = {array.key: tree[array.key].variable for array in self._spec.coordinates}
+        if (ids := self.ids) is not None:
+            beside["id"] = xarray.Variable("sample", ids, beside["id"].attrs)
+        for folder in {array.key.rsplit("/", 1)[0] for array in self._spec.values}:
+            tree[folder].coords.update(beside)
         return tree
 
     def to_numpy(self, sites: str | Site | Iterable[str | Site] | None = None) -> dict[str, Any]:
@@ -291,7 +331,8 @@ class Store(Mapping[str, Any]):
         Args:
             sites: Names or globs, as for `select`; None means all.
             targets: The targets of the data set that was extracted, in its order: an array, a
-                tensor or a list. They are lined up with the samples by their index.
+                tensor or a list. They are lined up with the samples by their index. None means the
+                stored `targets`, if there are any.
 
         Raises:
             SiteNotFoundError: A name picks nothing.

@@ -166,7 +166,7 @@ class _Step:
     def check_descriptions(self) -> list[Damage]:
         """Look at what tells every reader of Zarr how the arrays lie."""
         group = self._paths.group
-        sites = {array.site: group / array.key.partition("/")[0] for array in self._spec.arrays}
+        sites = {array.site: group / array.key.partition("/")[0] for array in self._spec.values}
         folders = {"": group, **sites}
         found = [
             Damage(folder / "zarr.json", problem, self._spec.step, site=site)
