@@ -3,13 +3,16 @@
 import contextlib
 import errno
 import os
+import random
 import re
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
 
+_ATTEMPTS = 10
 _SWEPT_AWAY = {errno.ENOENT, errno.ESTALE}
 _MANIFEST = re.compile(r"u(\d{8,})\.json")
 
@@ -39,9 +42,10 @@ def write_whole(path: Path, content: bytes) -> None:
 def write_once(path: Path, content: bytes) -> None:
     """Write a file that several runs share, if it is not there, and what a killed one left of it.
 
-    Two that are born at once may sweep away each other's.
+    Two that are born at once may sweep away each other's: they try again after a while, each after
+    another, and a longer one each time, as syncing may take long.
     """
-    for attempt in reversed(range(10)):
+    for attempt in range(_ATTEMPTS):
         if path.exists():
             return
         for stale in path.parent.glob(f"{path.name}{TEMPORARY}*"):
@@ -49,8 +53,9 @@ def write_once(path: Path, content: bytes) -> None:
         try:
             write_whole(path, content)
         except OSError as error:
-            if error.errno not in _SWEPT_AWAY or not attempt:
+            if error.errno not in _SWEPT_AWAY or attempt == _ATTEMPTS - 1:
                 raise
+            time.sleep(random.SystemRandom().uniform(0, 0.01 * 2**attempt))
 
 
 def sync_folders(folders: Iterable[Path]) -> None:
