@@ -44,6 +44,7 @@ CASES = {
     "reservoir": Case(lambda: stats.Reservoir(5)),
     "flat reservoir": Case(lambda: stats.Reservoir(5, flatten=True), exact=True),
     "similarity": Case(stats.Similarity, pair, several=True),
+    "similarity of two networks": Case(lambda: stats.Similarity(first=1), pair, several=True),
     "minibatch CKA": Case(lambda: stats.MinibatchCKA(6), pair, several=True),
 }
 KINDS = ("normal", "relu", "far", "steps", "wide", "constant")
@@ -172,8 +173,9 @@ def test_what_is_not_finite_in_one_channel_leaves_the_others_exact(name, bad, li
         return
     if case.several:
         # The sites here are the channels together, of which one is spoilt; the other is not.
-        field = clean.quartic if name == "similarity" else clean.hsic
-        other = found.quartic if name == "similarity" else found.hsic
+        field, other = (
+            result.hsic if name == "minibatch CKA" else result.quartic for result in (clean, found)
+        )
         assert np.isnan(other[0]).all()
         assert np.isnan(other[:, 0]).all()
         assert other[1, 1] == field[1, 1]

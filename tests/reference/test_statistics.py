@@ -5,11 +5,19 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import scipy.linalg
 import scipy.spatial.distance
 import scipy.stats
 import torch
 
+from slow_similarity import (
+    ratio,
+    slow_hsic,
+    slow_matrix,
+    slow_procrustes,
+    slow_rsa,
+    slow_svcca,
+    slow_unbiased_hsic,
+)
 from stratascope import stats
 
 RNG = np.random.default_rng
@@ -401,34 +409,6 @@ def compare(statistic, several):
     return statistic.compute()
 
 
-def centring(n):
-    return np.eye(n) - 1 / n
-
-
-def slow_hsic(x, y):
-    """HSIC by its definition, from the matrices of all samples with all."""
-    h = centring(len(x))
-    return np.trace(x @ x.T @ h @ y @ y.T @ h) / (len(x) - 1) ** 2
-
-
-def slow_unbiased_hsic(x, y):
-    """The estimator of Song et al. (2012), equation 5."""
-    n, ones = len(x), np.ones(len(x))
-    k, m = x @ x.T, y @ y.T
-    np.fill_diagonal(k, 0)
-    np.fill_diagonal(m, 0)
-    total = np.trace(k @ m) + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
-    return (total - 2 * (ones @ k @ m @ ones) / (n - 2)) / (n * (n - 3))
-
-
-def slow_matrix(several, measure_pair):
-    return np.array([[measure_pair(x, y) for y in several] for x in several])
-
-
-def ratio(hsic):
-    return lambda x, y: hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
-
-
 def test_cka_follows_its_definition():
     found = compare(stats.Similarity(), sites())
     np.testing.assert_allclose(found.cka(), slow_matrix(sites(), ratio(slow_hsic)), rtol=1e-10)
@@ -457,32 +437,9 @@ def test_the_unbiased_cka_of_unrelated_sites_is_about_zero():
     assert abs(found.unbiased_cka()[0, 1]) < 0.05
 
 
-def slow_procrustes(x, y):
-    """The least distance that turning one of them can leave."""
-    x, y = (site - site.mean(0) for site in (x, y))
-    width = max(x.shape[1], y.shape[1])
-    x, y = (np.pad(site, ((0, 0), (0, width - site.shape[1]))) for site in (x, y))
-    x, y = x / np.linalg.norm(x), y / np.linalg.norm(y)
-    turn, _ = scipy.linalg.orthogonal_procrustes(x, y)
-    return np.linalg.norm(x @ turn - y) ** 2
-
-
 def test_the_procrustes_distance_is_what_turning_leaves():
     found = compare(stats.Similarity(), sites()).procrustes()
     np.testing.assert_allclose(found, slow_matrix(sites(), slow_procrustes), atol=1e-10)
-
-
-def slow_svcca(variance):
-    def measure_pair(x, y):
-        bases = []
-        for site in (x, y):
-            left, singular, _ = np.linalg.svd(site - site.mean(0), full_matrices=False)
-            part = np.cumsum(singular**2) / (singular**2).sum()
-            bases.append(left[:, : int(np.argmax(part >= variance - 1e-12)) + 1])
-        cosines = np.cos(scipy.linalg.subspace_angles(*bases))
-        return cosines.mean()
-
-    return measure_pair
 
 
 @pytest.mark.parametrize("variance", [0.5, 0.99, 1.0])
@@ -509,6 +466,20 @@ def test_a_site_that_is_constant_or_not_finite_is_like_no_other():
         assert np.isnan(matrix[2:]).all()
         assert np.isnan(matrix[:, 2:]).all()
         assert np.isfinite(matrix[:2, :2]).all()
+
+
+def test_the_sites_of_two_networks_are_compared_across_alone():
+    several = [*sites(), sites()[0] ** 2]
+    whole = compare(stats.Similarity(), several)
+    for first in (1, 2, 3):
+        found = compare(stats.Similarity(first=first), several)
+        assert found.scatter.size < whole.scatter.size
+        for measure in ("cka", "unbiased_cka", "svcca", "procrustes"):
+            across, all_pairs = getattr(found, measure)(), getattr(whole, measure)()
+            np.testing.assert_allclose(across[:first, first:], all_pairs[:first, first:], rtol=1e-9)
+            own = ~np.eye(4, dtype=bool)
+            assert np.isnan(across[:first, :first][own[:first, :first]]).all()
+            assert np.isnan(across[first:, first:][own[first:, first:]]).all()
 
 
 def test_maps_are_compared_by_their_channel_means_or_by_all_values():
@@ -553,8 +524,7 @@ def test_a_group_of_fewer_than_four_samples_says_nothing():
 def test_rsa():
     several = sites(40)
     kept = [stats.SampleVectors(np.arange(40), site) for site in several]
-    distances = [scipy.spatial.distance.pdist(site, "correlation") for site in several]
-    wanted = slow_matrix(distances, lambda x, y: scipy.stats.spearmanr(x, y).statistic)
+    wanted = slow_matrix(several, slow_rsa)
 
     np.testing.assert_allclose(stats.rsa(kept), wanted, rtol=1e-9, atol=1e-12)
 

@@ -15,7 +15,7 @@ from stratascope.stats._distribution import Distribution
 from stratascope.stats._extremes import ChannelExtremes, Extremes
 from stratascope.stats._half_histogram import HalfHistogram
 from stratascope.stats._histogram import Histogram
-from stratascope.stats._minibatch_cka import MinibatchCKA, MinibatchSimilarity
+from stratascope.stats._minibatch_cka import MinibatchCKA, MinibatchSimilarity, centred_kernel
 from stratascope.stats._moments import ChannelMoments, Moments
 from stratascope.stats._reservoir import Reservoir, SampleVectors
 from stratascope.stats._rsa import rsa
@@ -45,6 +45,7 @@ __all__ = [
     "SiteSimilarity",
     "Statistic",
     "TopSamples",
+    "centred_kernel",
     "intrinsic_dimension",
     "rsa",
     "update_all",

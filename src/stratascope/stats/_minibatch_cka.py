@@ -7,7 +7,9 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from stratascope.errors import DataError
 from stratascope.stats._arrays import Array, namespace, zeros
+from stratascope.stats._batch import Batch
 from stratascope.stats._similarity import cut, normalise_hsic
 from stratascope.stats._statistic import Statistic, open_sites
 
@@ -131,15 +133,42 @@ class MinibatchCKA(Statistic[MinibatchSimilarity]):
 
     def _measure(self, vectors: Array) -> Array:
         """Give the unbiased HSIC of each two sites in a group, times the size of the group."""
-        xp, n = namespace(vectors), len(vectors)
-        kernels: list[Array] = []
-        apart = 1 - xp.eye(n, dtype=xp.float64, device=vectors.device)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for span in cut(self.state["widths"].tolist()):
-                centred = vectors[:, span] - vectors[:, span].mean(0)
-                kernel = centred @ centred.swapaxes(0, 1) * apart
-                sums = kernel.sum(0) / (n - 2)
-                kernel = kernel - sums - sums[:, None] + sums.sum() / (n - 1)
-                kernels.append((kernel * apart).reshape(-1))
-        stacked = xp.stack(kernels)
-        return stacked @ stacked.swapaxes(0, 1) / (n - 3)
+        xp = namespace(vectors)
+        sites = [vectors[:, span] for span in cut(self.state["widths"].tolist())]
+        stacked = xp.stack([centred_kernel(site).reshape(-1) for site in sites])
+        return stacked @ stacked.swapaxes(0, 1) / (len(vectors) - 3)
+
+
+def centred_kernel(batch: Any) -> Any:
+    """Give how alike each two samples of a group are, so that HSIC is a sum of products.
+
+    With n samples, the kernels of two sites times each other, added up and divided by
+    ``n (n - 3)``, are the unbiased HSIC of Song et al. (2012) of these samples. A kernel is small
+    however wide the site is, so sites that do not fit into memory together are compared by theirs.
+
+    Args:
+        batch: The values of one site, shape ``(n, …)``, at least 4 samples.
+
+    Returns:
+        Shape ``(n, n)``, float64, where the batch lies; NaN if a value is not finite.
+
+    Raises:
+        DataError: There are fewer samples.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = centred_kernel(rng.normal(size=(32, 9))), centred_kernel(rng.normal(size=(32, 7)))
+    >>> bool(abs((x * y).sum()) < 0.1 * (x * x).sum())
+    True
+    """
+    opened = Batch(batch)
+    vectors = opened.features(flatten=True)
+    xp, n = namespace(vectors), len(vectors)
+    if n < 4:
+        raise DataError(f"the batch must have at least 4 samples, got {n}")
+    apart = 1 - xp.eye(n, dtype=xp.float64, device=vectors.device)
+    with np.errstate(over="ignore", invalid="ignore"):
+        centred = vectors - vectors.mean(0)
+        kernel = centred @ centred.swapaxes(0, 1) * apart
+        sums = kernel.sum(0) / (n - 2)
+        return (kernel - sums - sums[:, None] + sums.sum() / (n - 1)) * apart

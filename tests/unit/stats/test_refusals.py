@@ -63,6 +63,17 @@ def test_sites_that_did_not_see_the_same_samples():
         stats.MinibatchCKA().update([], samples=[])
 
 
+def test_two_networks_of_which_one_is_empty():
+    for first in (0, 2, 3):
+        with pytest.raises(DataError, match=rf"more than first={first} sites, .* got 2"):
+            stats.Similarity(first=first).update([np.zeros((4, 2)), np.zeros((4, 2))])
+
+
+def test_a_kernel_of_too_few_samples():
+    with pytest.raises(DataError, match="the batch must have at least 4 samples, got 3"):
+        stats.centred_kernel(np.zeros((3, 2)))
+
+
 def test_other_widths_name_what_they_are_widths_of():
     flat = stats.Similarity(flatten=True)
     flat.update([np.zeros((4, 2, 3)), np.zeros((4, 2))])
