@@ -15,6 +15,7 @@ _HOMES = {
     "Tap": "stratascope.capture",
     "Trace": "stratascope.capture",
     "TrainingRecord": "stratascope.pipeline._record",
+    "compare": "stratascope.pipeline._compare",
     "debug": "stratascope.capture",
     "extract": "stratascope.pipeline._extract",
     "open_store": "stratascope.store",

@@ -12,6 +12,7 @@ from .capture import survey as survey
 from .capture import tap as tap
 from .capture import trace as trace
 from .capture import tune_allocator as tune_allocator
+from .pipeline._compare import compare as compare
 from .pipeline._extract import extract as extract
 from .pipeline._record import TrainingRecord as TrainingRecord
 from .pipeline._record import record as record

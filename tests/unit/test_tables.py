@@ -1,6 +1,6 @@
 """Tables in a terminal and in a notebook."""
 
-from stratascope.capture._tables import lay_out, lay_out_html
+from stratascope._tables import lay_out, lay_out_html
 
 
 def test_columns_are_as_wide_as_their_longest_cell():

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from stratascope._tables import lay_out_html
 from stratascope.capture._staging import Staged
 from stratascope.capture._structure import count_bytes, named_tensors
-from stratascope.capture._tables import lay_out_html
 from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import ROOT_NAME, ModuleTable, Port, Site, parse_class_index, suggest
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from stratascope._optional import require
+from stratascope._tables import lay_out, lay_out_html
 from stratascope.capture._activations import Activations
 from stratascope.capture._hooks import ReplacedForward
 from stratascope.capture._recorder import MODEL_INPUT, Depth, Forward, Recorder
 from stratascope.capture._records import Difference, Operation, TensorInfo
 from stratascope.capture._sharded import resharding
 from stratascope.capture._structure import map_tensors, named_tensors
-from stratascope.capture._tables import lay_out, lay_out_html
 from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import suggest, unwrap
 

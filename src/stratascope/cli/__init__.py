@@ -31,6 +31,7 @@ _COMMANDS = {
     "trace": "Show every operation of one forward: shape, time, memory, the first NaN or Inf.",
     "info": "Show what a store holds: steps, sites, shapes, bytes, and where it comes from.",
     "verify": "Look for damage in a store, and repair it.",
+    "compare": "Compare the sites of two stores, of two steps of one, or of one with each other.",
     "render": "Draw a store's activations as PNG pictures.",
     "doctor": "Show versions, devices, extras and free disk space.",
 }

@@ -3,6 +3,16 @@
 Without PyTorch on purpose: extraction needs it, and what only reads a store must not load it.
 """
 
+from stratascope.pipeline._compare_channels import ChannelDifferences, SiteDifference
+from stratascope.pipeline._compare_result import Comparison
 from stratascope.pipeline._executor import Executor, Inline, Job, Processes
 
-__all__ = ["Executor", "Inline", "Job", "Processes"]
+__all__ = [
+    "ChannelDifferences",
+    "Comparison",
+    "Executor",
+    "Inline",
+    "Job",
+    "Processes",
+    "SiteDifference",
+]

@@ -124,6 +124,13 @@ class StoredArray:
         )
         return StoredArray(self._store, lengths, self._beside["length"], {})
 
+    @property
+    def block_size(self) -> int:
+        """Number of samples in a block of `blocks`, about 16 MB; read so, nothing is read twice."""
+        row = self._spec.chunk[0]
+        row_bytes = row * math.prod(self.shape[1:]) * self.dtype.itemsize
+        return row * max(1, _BLOCK_BYTES // max(1, row_bytes))
+
     def check_there(self) -> None:
         """Make sure that no file of the array is lost; what is in them is not looked at.
 
@@ -150,9 +157,7 @@ class StoredArray:
         >>> [(start, values.shape) for start, values in store["model"].blocks()]
         [(0, (300, 4, 8))]
         """
-        row = self._spec.chunk[0]
-        row_bytes = row * math.prod(self.shape[1:]) * self.dtype.itemsize
-        step = row * max(1, _BLOCK_BYTES // max(1, row_bytes))
+        step = self.block_size
         for start in range(0, len(self), step):
             yield start, self[start : start + step]
 
