@@ -33,6 +33,7 @@ def extract(
     resume: Annotated[bool, Parameter(negative="")] = False,
     workers: int | None = None,
     shard: str | None = None,
+    previews: bool = True,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Run a data set through a model and write what its sites hold to a store.
@@ -57,6 +58,7 @@ def extract(
         workers: How many processes to run in; without it this one.
         shard: Do one part only, such as 0/4 of four parts; the commands for 1/4, 2/4 and 3/4 do the
             rest, on any hosts that share the folder.
+        previews: Write small maps and histograms beside the values, for a first look at the store.
         json: Print JSON.
     """
     least = {"--batch-size": batch_size, "--limit": limit, "--workers": workers}
@@ -86,6 +88,7 @@ def extract(
         resume=resume,
         executor=None if workers is None else Processes(workers),
         shard=part,
+        previews=previews,
         provenance=describe_targets(model, data, weights),
     )
     seconds = time.perf_counter() - began

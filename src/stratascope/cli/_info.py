@@ -51,6 +51,7 @@ def describe_store(store: Store) -> dict[str, Any]:
         "written_at": None if written is None else written.isoformat(timespec="seconds"),
         "bytes": sum(array["bytes"] for array in arrays),
         "bytes_in_memory": sum(array["bytes_in_memory"] for array in arrays),
+        "bytes_previews": sum(array["bytes_previews"] for array in arrays),
         "codec": store.codec,
         "unit_size": store.unit,
         "arrays": arrays,
@@ -83,6 +84,7 @@ def _describe_array(store: Store, array: StoredArray, committed: int) -> dict[st
         "stored_dtype": str(array.stored_dtype),
         "source_dtype": array.source_dtype,
         "bytes": array.nbytes_stored,
+        "bytes_previews": array.nbytes_previews,
         "bytes_in_memory": array.nbytes * committed // whole if whole else 0,
     }
 
@@ -96,7 +98,7 @@ def _print_store(found: dict[str, Any]) -> None:
     )
     print_line(
         f"{name_size(found['bytes'])} on disk, {name_size(found['bytes_in_memory'])} in memory, "
-        f"{_name_ratio(found)}\n"
+        f"{_name_ratio(found)}, {_name_previews(found['bytes_previews'])}\n"
     )
     rows = [
         [
@@ -138,6 +140,10 @@ def _total(steps: list[dict[str, Any]]) -> int:
 
 def _name_ratio(found: Mapping[str, Any]) -> str:
     return f"{found['bytes_in_memory'] / found['bytes']:.1f} ×" if found["bytes"] else "–"
+
+
+def _name_previews(nbytes: int) -> str:
+    return f"previews {name_size(nbytes)}" if nbytes else "no previews"
 
 
 def _print_details(title: str, details: Mapping[str, Any]) -> None:

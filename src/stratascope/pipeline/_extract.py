@@ -56,6 +56,7 @@ def extract(
     executor: Executor | None = None,
     shard: tuple[int, int] | None = None,
     unit_size: int = 256,
+    previews: bool = True,
     provenance: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Store:
@@ -92,6 +93,8 @@ def extract(
             it all; the last one marks the step complete. Each goes on where an earlier one stopped,
             as with ``resume=True``.
         unit_size: Samples in one shard file, a multiple of 64; also what a crash can cost.
+        previews: Write small maps of each sample and a histogram of each channel beside the values,
+            for a first look that reads no values. A run that continues does as the step has it.
         provenance: What to keep beside the values, such as where the weights are from: anything
             that JSON can hold. The command and the versions are kept in any case.
         progress: Show a progress bar on a terminal for what takes longer than two seconds.
@@ -161,6 +164,7 @@ def extract(
             transform=transform,
             device=device,
             length=length,
+            previews=previews,
         )
         _execute(job, executor, progress=progress)
     return open_store(root, step=step)

@@ -38,7 +38,7 @@ from stratascope.pipeline._transfer import (
 from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds
 from stratascope.pipeline._warn import warn_caller
 from stratascope.sites import Selector, unwrap
-from stratascope.store import COORDINATES, StepClaim, StepPart, StepSpec, UnitWriter
+from stratascope.store import COORDINATES, StepClaim, StepPart, StepSpec, UnitWriter, add_previews
 
 _USED_UP = "a generator that was used goes on where it stopped, so make it anew"
 
@@ -61,6 +61,7 @@ class Extraction(Job):
         transform: Applied to each captured tensor.
         device: Where to run.
         length: Greatest length of a sample, where these differ; None where all are of one shape.
+        previews: Whether a step that is begun gets previews and histograms of its values.
         claim: The right to write the step; held by the process that asked, and no other.
     """
 
@@ -74,6 +75,7 @@ class Extraction(Job):
     transform: Callable[[Tensor], Tensor] | None
     device: torch.device | str | None
     length: Length | None = None
+    previews: bool = True
     claim: StepClaim | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -213,6 +215,8 @@ class Extraction(Job):
             others = collect_values(run_forward(network, handle, short, place))
             shapes = {key: tuple(value.tensor.shape[1:]) for key, value in others.items()}
             arrays = describe_lengths(arrays, shapes)
+        if self.previews:
+            arrays = add_previews(arrays, self.spec.samples, self.spec.unit)
         if self.data.samples is None:
             self.spec.settings["data"]["beginning"] = digest_batch(batch)
         beside, left_out = describe_coordinates(batch)
@@ -229,7 +233,8 @@ class Extraction(Job):
         spec, index = self.spec, self.data.sample_index
         self.claim = StepClaim(self.root, spec, sample_index=index, part=self.part)
         if spec.samples is not None:
-            need = spec.samples * sum(array.sample_bytes for array in spec.arrays)
+            rows = (array.count_rows(spec.samples, spec.unit) for array in spec.arrays)
+            need = sum(n * array.sample_bytes for n, array in zip(rows, spec.arrays, strict=True))
             free = shutil.disk_usage(self.root).free
             if need > free:
                 warn_caller(

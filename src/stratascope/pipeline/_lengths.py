@@ -260,7 +260,7 @@ def gather(
     gathered: dict[str, Any] = {
         array.key: Gathered(array, size, [(places, staged[array.key]) for places, staged in parts])
         for array in spec.arrays
-        if array.role not in ("length", *COORDINATES)
+        if array.role not in ("length", *COORDINATES) and not array.derived
     }
     for array in spec.values:
         if array.length_axis is not None:

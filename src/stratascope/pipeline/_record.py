@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,7 +41,15 @@ from stratascope.pipeline._together import meet
 from stratascope.pipeline._transfer import placed, run_forward, to_host, to_numpy
 from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds, parse_dtype
 from stratascope.sites import Selector, parse_class_index, unwrap
-from stratascope.store import UNIT_MULTIPLE, Paths, SiteSpec, StepSpec, StepWriter
+from stratascope.store import (
+    UNIT_MULTIPLE,
+    ArraySpec,
+    Paths,
+    SiteSpec,
+    StepSpec,
+    StepWriter,
+    add_previews,
+)
 
 _TRAINING = {"kind": "training batch"}
 
@@ -54,6 +63,7 @@ def record(
     probe: Any = None,
     dtype: torch.dtype | str | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
+    previews: bool = True,
     resume: bool = False,
 ) -> "TrainingRecord":
     """Write what the sites of a model hold to a store, every so many steps of its training.
@@ -84,6 +94,8 @@ def record(
             the training's own batches.
         dtype: What floating-point values are cast to before they are stored, such as ``"float16"``.
         transform: Applied to each captured tensor, on its device: pool, slice, reduce.
+        previews: Write small maps of each sample and a histogram of each channel beside the values,
+            for a first look that reads no values.
         resume: Pass over steps that the store already holds, for a training that went on from a
             checkpoint; refused where the model is not the same as it was then.
 
@@ -140,7 +152,7 @@ def record(
     source = (
         _Forwards(network, attach(), names) if probe is None else _Probe(network, attach, probe)
     )
-    return TrainingRecord(path, source, describe, every=every, resume=resume)
+    return TrainingRecord(path, source, describe, every=every, previews=previews, resume=resume)
 
 
 class TrainingRecord(AbstractContextManager["TrainingRecord"]):
@@ -169,12 +181,14 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
         describe: Callable[[dict[str, Any], int], dict[str, Any]],
         *,
         every: int,
+        previews: bool,
         resume: bool,
     ) -> None:
         self.path = path
         self._source = source
         self._describe = describe
         self._every = every
+        self._previews = previews
         self._resume = resume
         self._last: int | None = None
         self._due = False
@@ -274,6 +288,11 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
         values = collect_values(acts)
         batch = Batch(0, self._source.size, (), {})
         arrays, skipped = describe_arrays(values, batch, self._source.kinds)
+        if held is not None and _without_previews(held.values) != arrays:
+            raise self._refuse(number, "the shapes or types at the sites")
+        staged = {array.key: to_host(values[array.key].tensor) for array in arrays}
+        if self._previews:
+            arrays = add_previews(arrays, batch.size, settings["unit_size"])
         spec = StepSpec(
             step=number,
             samples=batch.size,
@@ -284,9 +303,6 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
             sites=self._source.describe_sites(acts, {array.site for array in arrays}),
             provenance=describe_provenance(None),
         )
-        if held is not None and held.arrays != arrays:
-            raise self._refuse(number, "the shapes or types at the sites")
-        staged = {array.key: to_host(values[array.key].tensor) for array in arrays}
         self._writing = self._writer.submit(_write_step, self.path, held or spec, staged)
         self._steps.append(number)
 
@@ -461,6 +477,10 @@ def _undisturbed(model: nn.Module, place: torch.device | None) -> Generator[None
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         yield
+
+
+def _without_previews(arrays: Iterable[ArraySpec]) -> tuple[ArraySpec, ...]:
+    return tuple(replace(array, about={}) for array in arrays)
 
 
 def _write_step(root: Path, spec: StepSpec, values: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from stratascope.store._array import StoredArray
 from stratascope.store._claim import StepClaim
 from stratascope.store._commit import is_vacant
 from stratascope.store._files import find_root, read_spec
+from stratascope.store._histogram import StoredHistogram
 from stratascope.store._layout import (
     COORDINATES,
     DTYPES,
@@ -22,6 +23,7 @@ from stratascope.store._layout import (
     name_samples,
     part_units,
 )
+from stratascope.store._previews import add_previews
 from stratascope.store._quantized import (
     INFINITY_CODE,
     NAN_CODE,
@@ -56,7 +58,9 @@ __all__ = [
     "StepWriter",
     "Store",
     "StoredArray",
+    "StoredHistogram",
     "UnitWriter",
+    "add_previews",
     "count_group_axes",
     "find_root",
     "is_vacant",

@@ -9,8 +9,9 @@ import numpy as np
 
 from stratascope.errors import StoreError
 from stratascope.store._chunks import DamageError, ShardReader
+from stratascope.store._histogram import StoredHistogram
 from stratascope.store._index import Part, parse_index
-from stratascope.store._layout import ArraySpec, name_samples
+from stratascope.store._layout import HISTOGRAM, PREVIEW, ArraySpec, name_samples
 from stratascope.store._quantized import dequantize, quantized_dtype
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class StoredArray:
         dims: Names of the axes.
         source_dtype: Name of the type that the network computed in.
         length_dim: Name of the axis along which samples differ in length; None where they do not.
+        channels: Of a preview: the numbers of the channels that it holds; None of values.
+        block: Of a preview: how many places along each axis after the first are one of its places;
+            None of values.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class StoredArray:
         store: "Store",
         spec: ArraySpec,
         reader: ShardReader,
-        beside: Mapping[str, ShardReader],
+        beside: Mapping[str, tuple[ArraySpec, ShardReader]],
     ) -> None:
         self._store = store
         self._spec = spec
@@ -57,6 +61,9 @@ class StoredArray:
         self.dims = ("sample", *spec.dims)
         self.source_dtype = spec.source_dtype
         self.length_dim = None if spec.length_axis is None else spec.dims[spec.length_axis]
+        preview = spec.about if spec.role == PREVIEW else {}
+        self.channels = tuple(preview["channels"]) if preview else None
+        self.block = tuple(preview["block"]) if preview else None
 
     @property
     def ndim(self) -> int:
@@ -122,7 +129,74 @@ class StoredArray:
         lengths = replace(
             self._spec, shape=(), dims=(), dtype="int64", quantized=False, length_axis=None
         )
-        return StoredArray(self._store, lengths, self._beside["length"], {})
+        return StoredArray(self._store, lengths, self._beside["length"][1], {})
+
+    @property
+    def preview(self) -> "StoredArray":
+        """Small maps of each sample: means of blocks of some channels, written with the values.
+
+        A block with a NaN is NaN. Of complex values it is the mean magnitude, of booleans the
+        share that is true. There are at most 16 ``channels``, evenly spaced, and of each 64 places
+        of a signal or 16 × 16 of a picture; ``block`` says how many of the values' became one.
+
+        Raises:
+            StoreError: There is none: samples are about as small, or the store was written without.
+
+        >>> import numpy as np, torch, stratascope as ss
+        >>> data = np.ones((20, 1, 64, 64), "float32")
+        >>> store = ss.extract(torch.nn.Conv2d(1, 32, 1), data, "model", to="preview.zarr")
+        >>> small = store["model"].preview
+        >>> small
+        StoredArray 'model' preview (20, 16, 16, 16) float16
+        >>> small.channels[:4], small.block
+        ((1, 3, 5, 7), (1, 4, 4))
+        """
+        spec, reader = self._find_made(PREVIEW)
+        return StoredArray(self._store, spec, reader, {})
+
+    @property
+    def histogram(self) -> StoredHistogram:
+        """Counts of each channel's values in bins, of all samples that are committed.
+
+        They are read at once, a small file for each unit, and no values are.
+
+        Raises:
+            StoreError: There is none, as the store was written without; or a file is damaged.
+
+        >>> import numpy as np, torch, stratascope as ss
+        >>> data = np.ones((20, 1, 64), "float32")
+        >>> store = ss.extract(torch.nn.Conv1d(1, 4, 3), data, "model", to="histogram.zarr")
+        >>> store["model"].histogram
+        StoredHistogram of 4 channels: 4,960 counts of 20 samples, 100 % of the values
+        """
+        spec, reader = self._find_made(HISTOGRAM)
+        ranges, size = self._store.committed_ranges(), self._store.unit
+        counts = np.zeros(spec.shape, np.int64)
+        others = [slice(0, length, 1) for length in spec.shape]
+        for unit in (start // size for span in ranges for start in span[::size]):
+            try:
+                counts += reader.read([unit, *others])[0]
+            except DamageError as damage:
+                # Its rows are units.
+                samples = range(unit * size, (unit + 1) * size)
+                named = DamageError(damage.path, samples, damage.problem)
+                raise self._describe(named) from damage
+        return StoredHistogram(counts, spec.about["share"], sum(map(len, ranges)))
+
+    @property
+    def nbytes_previews(self) -> int:
+        """Bytes on disk of the preview and the histogram of the samples that are committed."""
+        made = (reader for spec, reader in self._beside.values() if spec.derived)
+        return sum(size for reader in made for size in self._sizes(reader).values())
+
+    def _find_made(self, role: str) -> tuple[ArraySpec, ShardReader]:
+        if role not in self._beside:
+            _, none, reason = str(self._spec.about.get(role)).partition("none: ")
+            raise StoreError(
+                f"{self._name} has no {role}: {reason if none else 'it was written without'}. Read "
+                "its values, or parts of them"
+            )
+        return self._beside[role]
 
     @property
     def block_size(self) -> int:
@@ -138,7 +212,7 @@ class StoredArray:
             StoreError: One is.
         """
         unit = self._store.unit
-        for reader in self._readers:
+        for reader in (self._reader, *(reader for _, reader in self._beside.values())):
             for number, size in self._sizes(reader).items():
                 if size == 0:
                     samples = range(number * unit, (number + 1) * unit)
@@ -183,7 +257,8 @@ class StoredArray:
         return np.asarray(self[:], dtype=dtype)
 
     def __repr__(self) -> str:
-        return f"StoredArray {self._name} {self.shape} {name_dtype(self)}"
+        made = "" if self.channels is None else f" {PREVIEW}"
+        return f"StoredArray {self._name}{made} {self.shape} {name_dtype(self)}"
 
     @property
     def _name(self) -> str:
@@ -191,13 +266,15 @@ class StoredArray:
 
     @property
     def _readers(self) -> tuple[ShardReader, ...]:
-        return (self._reader, *self._beside.values())
+        """Those of the values, and of what they cannot be read without."""
+        needed = (reader for spec, reader in self._beside.values() if not spec.derived)
+        return (self._reader, *needed)
 
     def _read(self, parts: Sequence[Part]) -> np.ndarray[Any, Any]:
         values = self._reader.read(parts)
         if not self._spec.quantized:
             return values
-        scale, offset = (self._beside[role] for role in ("scale", "offset"))
+        scale, offset = (self._beside[role][1] for role in ("scale", "offset"))
         groups = parts[: scale.ndim]
         return dequantize(values, scale.read(groups), offset.read(groups))
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from stratascope.sites import Port, Site
+from stratascope.store._bins import describe_bins
 from stratascope.store._quantized import NAN_CODE, describe_quantization
 
 FORMAT = "stratascope"
@@ -32,6 +33,8 @@ COORDINATE_CHUNK = 65_536
 VALUES = "activation"
 COORDINATES = ("target", "id")
 TEXT = "str"
+PREVIEW = "preview"
+HISTOGRAM = "histogram"
 
 Codec = Literal["fast", "compact"]
 StepPart = tuple[int, int]
@@ -62,6 +65,7 @@ class ArraySpec:
             beside them.
         length_axis: Which axis of a sample is as long as the sample, with the lengths beside the
             values and nothing behind them; None where all samples are of the same shape.
+        about: What the attributes say further: of values, what was made of them; of that, how.
     """
 
     key: str
@@ -75,6 +79,26 @@ class ArraySpec:
     role: str = VALUES
     quantized: bool = False
     length_axis: int | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the array in the site's group."""
+        return self.key.rpartition("/")[2]
+
+    @property
+    def derived(self) -> bool:
+        """Whether it is made of the values by whoever writes them."""
+        return self.role in (PREVIEW, HISTOGRAM)
+
+    @property
+    def per_unit(self) -> bool:
+        """Whether it has one row for each unit of samples, and not one for each sample."""
+        return self.role == HISTOGRAM
+
+    def count_rows(self, samples: int, unit: int) -> int:
+        """Count its rows for so many samples in units of a size."""
+        return -(-samples // unit) if self.per_unit else samples
 
     def key_of(self, role: str) -> str:
         """Give the key of what lies beside these values."""
@@ -84,11 +108,12 @@ class ArraySpec:
     @property
     def chunk(self) -> tuple[int, ...]:
         """Shape of an inner chunk: a few samples, and as many whole channels as fit."""
-        return choose_chunk(self.shape, np.dtype(self.dtype).itemsize)
+        chunk = choose_chunk(self.shape, np.dtype(self.dtype).itemsize)
+        return (1, *chunk[1:]) if self.per_unit else chunk
 
     @property
     def sample_bytes(self) -> int:
-        """Uncompressed size of one sample."""
+        """Uncompressed size of one row: of a sample, or of the counts of a unit."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
@@ -176,6 +201,13 @@ class StepSpec:
     def coordinates(self) -> tuple[ArraySpec, ...]:
         """The arrays of what the data gives beside the inputs."""
         return tuple(array for array in self.arrays if array.role in COORDINATES)
+
+    @property
+    def derived(self) -> tuple[tuple[ArraySpec, ArraySpec], ...]:
+        """The arrays that are made of values, each with the array of these."""
+        sources = {(array.site, array.place): array for array in self.values}
+        made = (array for array in self.arrays if array.derived)
+        return tuple((array, sources[array.site, array.place]) for array in made)
 
     @property
     def table(self) -> dict[str, SiteSpec]:
@@ -274,9 +306,12 @@ def choose_chunk(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def shard_shape(array: ArraySpec, unit: int) -> tuple[int, ...]:
-    """Give the shape of a shard: the unit's samples, the other axes filled up to whole chunks."""
+    """Give the shape of a shard: the unit's rows, the other axes filled up to whole chunks."""
     rest = zip(array.shape, array.chunk[1:], strict=True)
-    return (unit, *(max(1, math.ceil(size / chunk)) * chunk for size, chunk in rest))
+    return (
+        array.count_rows(unit, unit),
+        *(max(1, math.ceil(size / chunk)) * chunk for size, chunk in rest),
+    )
 
 
 def missing_value(array: ArraySpec) -> float | bool:
@@ -298,10 +333,11 @@ def fill_value(array: ArraySpec) -> Any:
 def blosc_settings(array: ArraySpec, codec: Codec) -> dict[str, Any] | None:
     """Choose the Blosc settings of an array, or None where Zstandard is used alone.
 
-    bfloat16 widened to float32 has two empty bytes in four, which shuffling gathers; for all else
-    shuffling tears up the runs of whole zeros that rectified layers consist of.
+    bfloat16 widened to float32 has two empty bytes in four, and small counts have three, which
+    shuffling gathers; for all else shuffling tears up the runs of whole zeros that rectified layers
+    consist of.
     """
-    widened = array.source_dtype == "bfloat16" and not array.quantized
+    widened = (array.source_dtype == "bfloat16" and not array.quantized) or array.per_unit
     if codec == "compact" and not widened:
         return None
     return {
@@ -333,14 +369,14 @@ def array_metadata(array: ArraySpec, spec: StepSpec, samples: int) -> dict[str, 
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [samples, *array.shape],
+        "shape": [array.count_rows(samples, spec.unit), *array.shape],
         "data_type": array.dtype,
         "chunk_grid": _regular(shard_shape(array, spec.unit)),
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": fill_value(array),
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "attributes": _array_attributes(array),
-        "dimension_names": ["sample", *array.dims],
+        "dimension_names": ["unit" if array.per_unit else "sample", *array.dims],
         "storage_transformers": [],
     }
 
@@ -364,7 +400,9 @@ def _array_attributes(array: ArraySpec) -> dict[str, Any]:
         name = _name_beside(array, "length")
         attributes["length"] = {"array": name, "axis": array.dims[array.length_axis]}
         attributes["coordinates"] = name  # as CF conventions have it: xarray takes it for one
-    return attributes
+    if array.per_unit:
+        attributes |= describe_bins()
+    return {**attributes, **array.about}
 
 
 def _name_beside(array: ArraySpec, role: str) -> str:

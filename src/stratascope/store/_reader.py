@@ -22,13 +22,11 @@ from stratascope.store._files import (
     read_manifest,
     read_spec,
 )
-from stratascope.store._layout import DATA, TEXT, ArraySpec, Paths, SiteSpec
+from stratascope.store._layout import COORDINATES, DATA, TEXT, VALUES, ArraySpec, Paths, SiteSpec
 from stratascope.store._names import SiteNames
 from stratascope.store._repair import uncommit
 from stratascope.store._verify import Damage, verify
 from stratascope.store._xarray import show_values
-
-_BESIDE = ("scale", "offset", "length")
 
 
 def open_store(path: str | Path, *, step: int | None = None) -> "Store":
@@ -114,6 +112,11 @@ class Store(Mapping[str, Any]):
             array.key: ShardReader(self._paths.group / array.key, 1 + len(array.shape))
             for array in self._spec.arrays
         }
+        self._beside: dict[tuple[str, str], dict[str, tuple[ArraySpec, ShardReader]]] = {}
+        for array in self._spec.arrays:
+            if array.role not in (VALUES, *COORDINATES):
+                beside = self._beside.setdefault((array.site, array.place), {})
+                beside[array.role] = array, self._readers[array.key]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process, such as a worker of a DataLoader, opens it anew.
@@ -155,7 +158,7 @@ class Store(Mapping[str, Any]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the committed shards on disk."""
+        """Bytes on disk of the values that are committed, without their previews."""
         return sum(self._open_array(array).nbytes_stored for array in self._spec.values)
 
     @property
@@ -463,9 +466,8 @@ class Store(Mapping[str, Any]):
         )
 
     def _open_array(self, array: ArraySpec) -> StoredArray:
-        beside = {role: self._readers.get(array.key_of(role)) for role in _BESIDE}
-        there = {role: reader for role, reader in beside.items() if reader is not None}
-        return StoredArray(self, array, self._readers[array.key], there)
+        beside = self._beside.get((array.site, array.place), {})
+        return StoredArray(self, array, self._readers[array.key], beside)
 
 
 def _load(value: StoredArray | dict[str, StoredArray]) -> Any:

@@ -218,8 +218,10 @@ class _Step:
         for name in ("shape", "data_type", "fill_value", "dimension_names"):
             if plain.get(name) != meant[name]:
                 return f"must have the {name} {meant[name]}, got {plain.get(name)}"
-        if encoding.shard[0] != self._spec.unit:
-            return f"must have shards of {self._spec.unit} samples, got {encoding.shard[0]}"
+        rows = array.count_rows(self._spec.unit, self._spec.unit)
+        if encoding.shard[0] != rows:
+            kind = "unit" if array.per_unit else "samples"
+            return f"must have shards of {rows} {kind}, got {encoding.shard[0]}"
         return None
 
     def _check_coordinate(self) -> list[Damage]:
@@ -241,7 +243,7 @@ class _Step:
         problem, rows = _find_problem(path, file, unit, reader), [samples]
         if problem is None and self._deep:
             problem = _check_bytes(path, file, unit, reader)
-            if problem is not None and reader is not None:
+            if problem is not None and reader is not None and not array.per_unit:
                 rows = list(_find_rows(reader, array, samples)) or rows
         if problem is not None:
             for row in rows:

@@ -18,6 +18,7 @@ from stratascope.store._claim import StepClaim, grow_metadata
 from stratascope.store._commit import sync_folders, write_whole
 from stratascope.store._disk import explaining
 from stratascope.store._layout import ArraySpec, Paths, StepSpec, encode_json
+from stratascope.store._previews import Counts, make_preview
 from stratascope.store._shards import ShardWriter
 
 _QUEUED_BATCHES = 2
@@ -76,6 +77,8 @@ class UnitWriter:
     def write(self, start: int, values: Mapping[str, Any], *, wait: bool = False) -> None:
         """Add samples from ``start`` on: for each array's key a value of shape ``(n, …)``.
 
+        Previews and histograms are made here, of what the others hold.
+
         With ``wait`` it returns when they are encoded: where the caller computes on all cores, the
         two would only be in each other's way.
 
@@ -133,7 +136,8 @@ class UnitWriter:
         self._queue.task_done()
 
     def _write_batch(self, start: int, values: Mapping[str, Any]) -> None:
-        rows = {array.key: self._checked(array, values[array.key]) for array in self.spec.arrays}
+        given = (array for array in self.spec.arrays if not array.derived)
+        rows = {array.key: self._checked(array, values[array.key]) for array in given}
         length = len(next(iter(rows.values())))
         size = self.spec.unit
         for number in range(start // size, -(-(start + length) // size)):
@@ -224,13 +228,19 @@ class UnitWriter:
 
 
 class _Unit:
-    """One unit being written: a shard for each array."""
+    """One unit being written: a shard for each array, and counts of what is in it."""
 
     def __init__(self, paths: Paths, spec: StepSpec, number: int) -> None:
         self.number = number
         self.start = self.stop = number * spec.unit
         self._paths = paths
         self._shards: dict[str, ShardWriter] = {}
+        self._derived: dict[str, list[tuple[ArraySpec, ArraySpec]]] = {}
+        self._counts: dict[str, Counts] = {}
+        for made, array in spec.derived:
+            self._derived.setdefault(array.key, []).append((made, array))
+            if made.per_unit:
+                self._counts[made.key] = Counts(made, array)
         try:
             for array in spec.arrays:
                 path = paths.shard(array, number)
@@ -243,13 +253,24 @@ class _Unit:
         # Each shard by one thread, so that its bytes stay in order; the largest first, so that the
         # threads end together.
         largest_first = sorted(rows, key=lambda key: rows[key].nbytes, reverse=True)
-        jobs = [encoders.submit(self._shards[key].append, rows[key]) for key in largest_first]
+        jobs = [encoders.submit(self._append, key, rows) for key in largest_first]
         for job in jobs:
             job.result()
         self.stop += len(next(iter(rows.values())))
 
+    def _append(self, key: str, rows: dict[str, np.ndarray[Any, Any]]) -> None:
+        self._shards[key].append(rows[key])
+        for made, array in self._derived.get(key, ()):
+            if made.per_unit:
+                self._counts[made.key].add(self.stop, rows)
+            else:
+                self._shards[made.key].append(make_preview(made, array, rows))
+
     def publish(self) -> dict[str, dict[str, int]]:
         """Give the shards their names; without the manifest they do not count yet."""
+        while self._counts:
+            key, counts = self._counts.popitem()
+            self._shards[key].append(counts.take()[None])
         files = {key: shard.finish() for key, shard in self._shards.items()}
         for shard in self._shards.values():
             shard.temporary.replace(shard.path)

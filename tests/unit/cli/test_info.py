@@ -57,7 +57,12 @@ def test_a_program_is_told_all_that_the_store_knows(here, capsys):
     assert found["provenance"]["command"] == "train.py"
     assert found["written_at"] == store.written_at.isoformat(timespec="seconds")
     assert sorted(found["skipped"]) == ["lstm/activation.1.0", "lstm/activation.1.1"]
-    files = (here / "a.zarr/data.zarr/0/conv").rglob("c/*/0/0")
+    step = here / "a.zarr/data.zarr/0"
+    assert found["bytes_previews"] == conv["bytes_previews"] + lstm["bytes_previews"]
+    sizes = {
+        name: sum(file.stat().st_size for file in (step / "conv" / name).rglob("c/*/0/0"))
+        for name in ("activation", "histogram")
+    }
     assert conv == {
         "site": "conv",
         "place": "",
@@ -69,7 +74,8 @@ def test_a_program_is_told_all_that_the_store_knows(here, capsys):
         "dtype": "float16",
         "stored_dtype": "float16",
         "source_dtype": "float16",
-        "bytes": sum(file.stat().st_size for file in files),
+        "bytes": sizes["activation"],
+        "bytes_previews": sizes["histogram"],
         "bytes_in_memory": 150 * 30 * 2,
     }
     assert (lstm["site"], lstm["place"], lstm["module"]) == ("lstm", "0", "LSTM")
@@ -82,6 +88,7 @@ def test_people_are_told_in_lines(here, capsys):
     assert lines[0] == "a.zarr, step 0"
     assert lines[1].startswith("150 of 150 samples, complete, 20")
     assert "on disk, 10.8 kB in memory, " in lines[2]
+    assert re.search(r" ×, previews [\d.]+ kB$", lines[2])
     rows = [" ".join(line.split()) for line in lines]
     assert "site class shape type on disk ratio" in rows
     assert any(row.startswith("conv Conv1d (150, 3, 10) float16") for row in rows)

@@ -119,7 +119,7 @@ def test_damage_is_json_for_programs(store, capsys):
 
 def test_much_damage_is_not_all_listed(store, capsys, monkeypatch):
     monkeypatch.setattr("stratascope.cli._verify._SHOWN", 2)
-    for path in (store / "data.zarr").rglob("c/*/0/0"):
+    for path in (store / "data.zarr").rglob("activation/c/*/0/0"):
         path.unlink()
     _, said, _ = run(capsys)
 
