@@ -1,5 +1,6 @@
 """Whatever stops an extraction, what is committed stays and the same call does the rest."""
 
+import copy
 import errno
 import itertools
 import json
@@ -8,6 +9,8 @@ import resource
 import subprocess
 import sys
 import textwrap
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+import kills
 import stratascope as ss
 from stratascope.errors import DataError, StoreError
 from stratascope.store import Paths
@@ -158,6 +162,19 @@ def test_shards_killed_at_any_moment_go_on_to_the_same_bytes(tmp_path):
     drive(tmp_path, SHARDS)
 
 
+def test_fifty_kills_at_random_moments_lose_nothing_that_is_committed(tmp_path, record_property):
+    command = [sys.executable, kills.__file__, str(tmp_path), "50", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    for what, number in counts.items():
+        record_property(what, number)
+    assert counts["kills"] >= counts[kills.IN_A_UNIT] >= 50
+    assert counts["whole stores, equal byte for byte"] >= len(kills.KINDS)
+    assert counts["samples read back"] > 10_000
+
+
 class Stop(Exception):
     """What a test lets happen in the user's own code."""
 
@@ -276,6 +293,100 @@ def test_a_folder_that_may_not_be_written_is_one_sentence(tmp_path, monkeypatch,
         StoreError, match=r"cannot be written: Permission denied\. Choose another folder"
     ):
         run(model, signals, tmp_path / "s")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_folder_that_is_read_only_is_read_and_refused(tmp_path, model, signals, begun):
+    root = tmp_path / "s"
+    root.mkdir()
+    if begun:
+        run(model, signals, root)
+        Paths(root, 0).complete.unlink()
+        Paths(root, 0).manifest(1).unlink()
+    before = tree(root)
+    script = """
+        import os, sys, numpy as np, torch, stratascope as ss
+        from pathlib import Path
+
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Conv1d(1, 3, 3), torch.nn.ReLU())
+        signals = np.random.default_rng(0).normal(size=(150, 1, 9)).astype("f4")
+
+        def run(to):
+            ss.extract(model, signals, "**", to=to, batch_size=20, unit_size=64, resume=True)
+
+        if os.geteuid() == 0:
+            # Whoever may write everywhere gives that up, with all loaded that root alone may read.
+            run(sys.argv[1] + " of root")
+            ss.open_store(sys.argv[1] + " of root").verify(deep=True)
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            if sys.argv[2] == "True":
+                store = ss.open_store(sys.argv[1])
+                print(store["1"][:64].shape, store["1"][128:].shape, store.verify(deep=True))
+            run(sys.argv[1])
+        except ss.errors.StoreError as error:
+            sys.exit(str(error))
+    """
+    folders = [tmp_path, *tmp_path.parents][:3]
+    modes = {path: path.stat().st_mode for path in [*folders, root, *root.rglob("*")]}
+    try:
+        for path in modes:
+            # Others may look, and nobody but root may write.
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        ended = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), str(root), str(begun)],
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        for path, mode in modes.items():
+            path.chmod(mode)
+
+    assert ended.returncode == 1, ended.stderr
+    assert "cannot be written: Permission denied. Choose another folder" in ended.stderr
+    assert ended.stdout == ("(64, 3, 7) (22, 3, 7) []\n" if begun else "")
+    assert tree(root) == before
+
+
+def race(model, signals, roots):
+    """Begin one step in several threads at once; give what became of each."""
+    gate = threading.Barrier(len(roots))
+
+    def begin(root):
+        gate.wait()
+        try:
+            return run(copy.deepcopy(model), signals, root)
+        except StoreError as error:
+            return error
+
+    with ThreadPoolExecutor(len(roots)) as pool:
+        return [*pool.map(begin, roots)]
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_two_writers_of_one_range_end_with_one_store(tmp_path, monkeypatch, model, signals, locks):
+    whole = tree(run(model, signals, tmp_path / "whole").path)
+    if not locks:
+        # As on a disk that has none: both write, and each unit is the same whoever writes it.
+        monkeypatch.setattr("stratascope.store._lock.fcntl", None)
+    for attempt in range(5):
+        root = tmp_path / str(attempt)
+        results = race(model, signals, [root, root])
+        errors = [str(result) for result in results if isinstance(result, StoreError)]
+        if locks:
+            assert len(errors) <= 1
+            assert all(
+                "another run is" in error or "already holds step 0" in error for error in errors
+            )
+        if (root / "commits" / "0" / "spec.json").exists():
+            store = ss.open_store(root)
+            for span in store.committed_ranges():
+                for site in ("0", "1"):
+                    assert not np.isnan(store[site][span.start : span.stop]).any()
+        run(model, signals, root, resume=True)
+        assert tree(root) == whole, attempt
 
 
 def test_a_folder_below_a_file_is_one_sentence(tmp_path, model, signals):
