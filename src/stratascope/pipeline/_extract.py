@@ -92,7 +92,8 @@ def extract(
             many calls as there are parts, on any hosts that share the folder and in any order, do
             it all; the last one marks the step complete. Each goes on where an earlier one stopped,
             as with ``resume=True``.
-        unit_size: Samples in one shard file, a multiple of 64; also what a crash can cost.
+        unit_size: Samples in one shard file, a multiple of 64; also what a crash can cost. Of
+            hundreds of thousands of small samples take some thousands: each unit is a file a site.
         previews: Write small maps of each sample and a histogram of each channel beside the values,
             for a first look that reads no values. A run that continues does as the step has it.
         provenance: What to keep beside the values, such as where the weights are from: anything

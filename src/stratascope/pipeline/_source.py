@@ -4,7 +4,8 @@ import hashlib
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from array import array as int_array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -158,14 +159,16 @@ class _Array(Source):
 class _Loader(Source):
     """A DataLoader over a data set with indices; the order it draws is drawn once and kept."""
 
-    def __init__(self, loader: DataLoader[Any], indices: list[list[int]]) -> None:
+    def __init__(self, loader: DataLoader[Any], indices: Iterable[list[int]]) -> None:
         self._loader = loader
-        self._indices = indices
-        sizes = [len(batch) for batch in indices]
+        self._indices = [_pack(batch) for batch in indices]
+        sizes = [len(batch) for batch in self._indices]
         self._starts = [0, *itertools.accumulate(sizes)]
         self.samples = self._starts[-1]
         self.largest_batch = max(sizes, default=1)
-        order = np.array([*itertools.chain(*indices)])
+        packed = all(isinstance(batch, int_array) for batch in self._indices)
+        whole = self._indices if packed else [[*itertools.chain(*self._indices)]]
+        order = np.concatenate([np.asarray(batch) for batch in whole]) if whole else np.empty(0)
         # A batch_sampler of the user's own hides behind a sequential sampler: look at the order.
         if order.dtype.kind in "iu" and not np.array_equal(order, np.arange(len(order))):
             self.sample_index = order.astype(np.int64)
@@ -182,7 +185,7 @@ class _Loader(Source):
         # A new loader over the wanted batches only: the skipped ones are not even read.
         part: DataLoader[Any] = DataLoader(
             loader.dataset,
-            batch_sampler=[self._indices[number] for number in wanted],
+            batch_sampler=(list(self._indices[number]) for number in wanted),
             num_workers=loader.num_workers,
             collate_fn=collate if loader.collate_fn is default_collate else loader.collate_fn,
             pin_memory=loader.pin_memory,
@@ -191,7 +194,7 @@ class _Loader(Source):
             multiprocessing_context=loader.multiprocessing_context,
         )
         for number, item in zip(wanted, part, strict=True):
-            batch, indices = _make_batch(self._starts[number], item), self._indices[number]
+            batch, indices = _make_batch(self._starts[number], item), [*self._indices[number]]
             if batch.size != len(indices):
                 raise DataError(
                     f"a batch must have one sample for each of its {len(indices)} "
@@ -203,8 +206,9 @@ class _Loader(Source):
 
     def describe(self) -> dict[str, Any]:
         dataset: Any = self._loader.dataset
-        order = list(itertools.chain(*self._indices))
-        chosen = [order[position] for position in _spread(len(order))]
+        places = {*_spread(self._starts[-1])}
+        order = enumerate(itertools.chain(*self._indices))
+        chosen = [index for place, index in order if place in places]
         items = [dataset[index] for index in chosen]
         beside: list[Any] = [target for item in items for target in _small_targets_of(item)]
         beside += [] if self._ids is None else [self._ids[chosen]]
@@ -212,7 +216,7 @@ class _Loader(Source):
             "kind": type(dataset).__name__,
             "samples": self.samples,
             "batch_sizes": sorted({len(batch) for batch in self._indices}),
-            "order": hashlib.blake2b(repr(order).encode(), digest_size=16).hexdigest(),
+            "order": _digest_order(self._indices),
             "digest": _digest(_input_of(item)[0] for item in items),
             **({"beside_digest": _digest(beside)} if beside else {}),
         }
@@ -267,7 +271,24 @@ class _Limited(Source):
 def _from_loader(loader: DataLoader[Any]) -> Source:
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         return _Batches(loader)
-    return _Loader(loader, [list(batch) for batch in loader.batch_sampler])
+    return _Loader(loader, loader.batch_sampler)
+
+
+def _pack(indices: Iterable[Any]) -> Sequence[Any]:
+    """Keep whole numbers in eight bytes each; of a million samples, lists would take 40 MB."""
+    listed = list(indices)
+    return int_array("q", listed) if all(type(index) is int for index in listed) else listed
+
+
+def _digest_order(batches: Iterable[Sequence[Any]]) -> str:
+    """Digest the text of one list of all indices, which need not be in memory at once."""
+    state, before = hashlib.blake2b(digest_size=16), "["
+    for batch in batches:
+        if batch:
+            state.update((before + repr([*batch])[1:-1]).encode())
+            before = ", "
+    state.update(b"]")
+    return state.hexdigest()
 
 
 class Samples(list[Any]):
