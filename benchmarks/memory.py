@@ -22,7 +22,9 @@ def extract_samples(samples: int) -> float:
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     # An iterable, so that the data themselves take no memory.
-    batches = (torch.randn(64, 1, _LENGTH, generator=generator) for _ in range(samples // 64))
+    batches = (
+        torch.randn(64, 1, _LENGTH, generator=generator) for _ in range(max(1, samples // 64))
+    )
     with tempfile.TemporaryDirectory() as folder:
         ss.extract(FiveConvs(), batches, "Conv1d[*]", to=Path(folder) / "store", progress=False)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

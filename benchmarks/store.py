@@ -5,8 +5,9 @@ batches in a process of its own, everything synced, and reads them back; what it
 once. The peak of memory is what comes on top of that of the raw append, which holds two batches.
 
 Then extraction is put beside the bare loop of forwards on one core, which stands for a device that
-computes while the processor writes. Linux only: it asks the system for the peak of the memory,
-and to forget what it holds of files. With all packages, in an environment of their own:
+computes while the processor writes, and the peak of its memory beside that of ten times as many
+samples. Linux only: it asks the system for the peak of the memory, and to forget what it holds of
+files. With all packages, in an environment of their own:
 
     python3.11 -m venv /tmp/peers
     /tmp/peers/bin/python -m pip install --upgrade pip==26.1
@@ -40,6 +41,7 @@ from common import interleave
 from extractions import EXTRACTIONS, LOOP, make_batches, make_images, make_layers
 from extractions import OURS as OUR_EXTRACTION
 from formats import BATCH, FORMATS, SHAPES, UNIT, Format
+from memory import extract_samples
 
 Figures = dict[str, float]
 
@@ -60,6 +62,8 @@ _COLUMNS = {
 }
 # At which pace in GB/s the forwards give what is kept, and how much longer extraction may take.
 _PACES = {0.1: -1.10, 0.5: -1.25}
+# How much more memory ten times as many samples may take.
+_GROWTH = -1.05
 
 
 def spend(run: Callable[[], object]) -> Figures:
@@ -178,6 +182,11 @@ def measure_extraction(name: str, ballast: int, samples: int, place: str | None)
         whole.mkdir()
         run(make_layers(ballast), make_images(BATCH), few)
         return spend(partial(run, make_layers(ballast), make_images(samples), whole))
+
+
+def measure_peak(samples: int) -> float:
+    """Extract from five Conv1d, and give the peak of this process's memory in MB."""
+    return extract_samples(samples)
 
 
 def find_ballast(pace: float) -> int:
@@ -308,6 +317,13 @@ def main() -> None:
             columns = {"÷ forwards": ".3f", "CPU ÷ forwards": ".3f", "GB/s": ".2f"}
             print_table(f"{pace} GB/s are to be kept", rows, columns)
             print_limit("ours ÷ forwards", rows[OUR_EXTRACTION]["÷ forwards"], limit)
+        print("\nPeak memory of stratascope extract, the process itself included")
+        peaks = {n: alone(measure_peak, n) for n in (options.samples, 10 * options.samples)}
+        for number, peak in peaks.items():
+            document[f"peak MB of {number} samples"] = peak
+            print(f"  {number:>7,} samples: {peak:.0f} MB")
+        few, many = peaks.values()
+        print_limit("ten times as many ÷ these", many / few, _GROWTH)
     if options.json is not None:
         options.json.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 

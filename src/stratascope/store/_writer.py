@@ -21,7 +21,7 @@ from stratascope.store._layout import ArraySpec, Paths, StepSpec, encode_json
 from stratascope.store._previews import Counts, make_preview
 from stratascope.store._shards import ShardWriter
 
-_QUEUED_BATCHES = 2
+_QUEUED_BATCHES = 1
 _PENDING_UNITS = 2
 _ENCODERS = min(4, os.cpu_count() or 1)
 
