@@ -2,7 +2,8 @@
 
 import cmath
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import repeat
+from typing import Any, NamedTuple
 from weakref import ref
 
 import torch
@@ -13,6 +14,13 @@ from torch.nn.parameter import is_lazy
 from stratascope.capture._records import Summary, TensorInfo
 
 _GROWTH = 1.02
+# What these give is finite where what they take is: they only choose and move.
+_PASSING = frozenset(
+    (
+        "relu", "relu_", "relu6", "flatten", "reshape", "permute", "transpose", "squeeze",
+        "unsqueeze", "contiguous", "getitem", "chunk", "split", "unbind", "cat", "stack",
+    )
+)  # fmt: skip
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore
 
 # Types in which a sum of finite values overflows, or which torch cannot sum.
@@ -44,8 +52,10 @@ def _describe_one(tensor: Tensor) -> TensorInfo:
     plain = tensor.layout is torch.strided and not tensor.is_nested
     stride = tensor.stride() if plain else ()
     if tensor.is_nested:
-        # Its shape may hold a symbol.
-        shape = tuple(int(size) if isinstance(size, int) else -1 for size in tensor.shape)
+        # Its shape may hold a symbol; of the older kind only the first size may be asked for.
+        sizes = tensor.shape if tensor.layout is torch.jagged else (tensor.size(0),)
+        shape = tuple(int(size) if isinstance(size, int) else -1 for size in sizes)
+        shape += (-1,) * (tensor.dim() - len(shape))
         return TensorInfo(shape, str(tensor.dtype).removeprefix("torch."), str(tensor.device), ())
     return _make_info(tensor.shape, tensor.dtype, tensor.device, stride)
 
@@ -85,42 +95,61 @@ class Seen(NamedTuple):
 
     Attributes:
         tensor: The tensor, as long as it lives.
-        info: Its description.
+        looks: What its description is made of when there is time, or the description.
         storage: The storage that it lies in, None where it has none of the plain kind. As long as
             it is referred to, no other storage gets its address.
+        new_bytes: Size of that storage where it had not been shown before.
         origin: The operation that gave it, None for what no operation has.
     """
 
     tensor: ref[Tensor]
-    info: TensorInfo
+    looks: tuple[Any, ...] | TensorInfo
     storage: StorageWeakRef | None
+    new_bytes: int
     origin: int | None
+
+    @property
+    def info(self) -> TensorInfo:
+        """Describe the tensor as it was when it was seen."""
+        return self.looks if isinstance(self.looks, TensorInfo) else _make_info(*self.looks)
 
 
 class Sight:
-    """The tensors that a forward has shown so far, so that each is described once.
+    """The tensors that a forward has shown so far, so that each is looked at once.
 
     Between the operations of a network its tensors have pushed all else out of the processor's
     caches: whatever is looked up again there costs several times what it costs elsewhere.
     """
 
-    __slots__ = ("_seen", "_written")
+    __slots__ = ("_finite", "_seen", "_storages", "_written")
 
     def __init__(self) -> None:
         # By id: a dictionary keyed by tensors would compare their values.
         self._seen: dict[int, Seen] = {}
+        self._storages: dict[int, StorageWeakRef] = {}
         self._written: dict[int, int] = {}
+        # What was seen, and how often it had been written to then.
+        self._finite: dict[int, tuple[Seen, int]] = {}
 
     def note(self, tensor: Tensor, origin: int | None = None) -> Seen:
-        """Describe a tensor as it is now, and remember where it comes from."""
-        # Not data_ptr(), which would make a copy-on-write storage copy.
-        storage = StorageWeakRef(tensor.untyped_storage()) if has_memory(tensor) else None
-        seen = Seen(ref(tensor), _describe_one(tensor), storage, origin)
-        self._seen[id(tensor)] = seen
+        """Look at a tensor as it is now, and remember where it comes from."""
+        storage, size = None, 0
+        if has_memory(tensor):
+            looks = tensor.shape, tensor.dtype, tensor.device, tensor.stride()
+            # Not data_ptr(), which would make a copy-on-write storage copy.
+            memory = tensor.untyped_storage()
+            address = memory._cdata  # pyright: ignore[reportPrivateUsage]
+            storage = self._storages.get(address)
+            if storage is None:
+                storage = self._storages[address] = StorageWeakRef(memory)
+                size = memory.nbytes()
+        else:
+            looks = _describe_one(tensor)
+        seen = self._seen[id(tensor)] = Seen(ref(tensor), looks, storage, size, origin)
         return seen
 
     def look(self, tensor: Tensor) -> Seen:
-        """Find what is known of a tensor, and describe it if nothing is."""
+        """Find what is known of a tensor, and look at it if nothing is."""
         seen = self._seen.get(id(tensor))
         return seen if seen is not None and seen.tensor() is tensor else self.note(tensor, None)
 
@@ -133,16 +162,54 @@ class Sight:
 
     def find_origins(self, taken: list[Seen]) -> set[int]:
         """List the operations that gave tensors, and those that wrote into their memory since."""
-        found: set[int] = set()
-        for seen in taken:
-            if seen.origin is not None:
-                found.add(seen.origin)
-            if self._written and seen.storage is not None:
-                writer = self._written.get(seen.storage.cdata)
-                # An older one wrote into what had this address before.
-                if writer is not None and (seen.origin is None or writer > seen.origin):
-                    found.add(writer)
+        found = {seen.origin for seen in taken if seen.origin is not None}
+        if self._written:
+            for seen in taken:
+                if seen.storage is not None:
+                    writer = self._written.get(seen.storage.cdata)
+                    if writer is not None and (seen.origin is None or writer > seen.origin):
+                        found.add(writer)
         return found
+
+    def count_nonfinite(
+        self,
+        name: str,
+        inputs: list[Tensor],
+        taken: list[Seen],
+        outputs: list[Tensor],
+        given: list[Seen],
+        writes: int,
+    ) -> tuple[int, int]:
+        """Count NaN and Inf in what an operation gave, and look only where there can be some.
+
+        Args:
+            name: Name of its function.
+            inputs: What went in.
+            taken: What is known of it.
+            outputs: What came out.
+            given: What is known of it.
+            writes: How often the operation wrote to what went in.
+        """
+        passes = name in _PASSING and all(map(self._is_finite, inputs, taken, repeat(writes)))
+        alike = passes and len({tensor.dtype for tensor in (*inputs, *outputs)}) == 1
+        found = (0, 0) if alike else count_nonfinite(outputs)
+        if found == (0, 0):
+            for tensor, seen in zip(outputs, given, strict=True):
+                # Of those made in inference mode torch does not tell whether they were written to.
+                if seen.storage is not None and not tensor.is_inference():
+                    self._finite[id(tensor)] = seen, tensor._version
+        return found
+
+    def forget_finite(self) -> None:
+        """Mind that from now on something may write past torch."""
+        self._finite.clear()
+
+    def _is_finite(self, tensor: Tensor, seen: Seen, writes: int) -> bool:
+        known, version = self._finite.get(id(tensor), (None, 0))
+        if known is not seen or seen.storage is None or tensor._version != version + writes:
+            return False
+        # A write through tensor.data leaves the tensor's own count as it is.
+        return self._written.get(seen.storage.cdata, -1) <= (seen.origin or 0)
 
 
 class MemoryWatch:
@@ -156,22 +223,17 @@ class MemoryWatch:
         self._purged = 0
         self.peak = 0
 
-    def follow(self, inputs: list[Seen], outputs: list[Tensor], given: list[Seen]) -> int:
+    def follow(self, given: list[Seen]) -> int:
         """Count the storages that an operation made, in bytes.
 
         Args:
-            inputs: What went in.
-            outputs: What came out.
             given: What is known of what came out.
         """
-        known = {seen.storage.cdata for seen in inputs if seen.storage is not None}
         new = 0
-        for tensor, seen in zip(outputs, given, strict=True):
-            if seen.storage is not None and seen.storage.cdata not in known:
-                known.add(seen.storage.cdata)
-                size = tensor.untyped_storage().nbytes()
-                self._live.append((seen.storage, size))
-                new += size
+        for seen in given:
+            if seen.storage is not None and seen.new_bytes:
+                self._live.append((seen.storage, seen.new_bytes))
+                new += seen.new_bytes
         self._total += new
         # Looked for at every step, what has gone since would cost the square of their number.
         if self._total > max(self.peak, _GROWTH * self._purged):

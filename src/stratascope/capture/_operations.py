@@ -5,8 +5,8 @@ named by the module in whose forward it runs and by its function, as torchvision
 a graph: ``layer1.0.add``, and ``layer1.0.add_1`` for the next addition of the same module.
 """
 
-import inspect
 import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -134,9 +134,8 @@ class OperationMode(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        caller = inspect.currentframe()
-        caller = caller and caller.f_back
-        if caller is None or aside.depth > self._depth or _is_beside(caller):
+        caller = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
+        if aside.depth > self._depth or _is_beside(caller):
             return func(*args, **kwargs or {})
         return self._run(func, args, kwargs or {})
 
@@ -147,6 +146,9 @@ def _is_beside(caller: FrameType) -> bool:
     # A call that another mode hands on is the network's, although it comes from here.
     if code.co_filename.startswith(_OWN_FOLDER):
         return code is not proceed.__code__
+    # Who shards has imported it.
+    if "torch.distributed.fsdp" not in sys.modules:
+        return False
     if code.co_filename.startswith(_FSDP_FOLDER):
         return True
     # Of an operator or an autograd function, the call comes from a file of torch's own.
@@ -165,16 +167,19 @@ class OperationNames:
     def peek(self, path: str, function: Function) -> str:
         """Name the next call of a function in the forward of the module at a path."""
         base = name_function(function)
-        count = self._counts.get((path, base), 0)
-        name = f"{base}_{count}" if count else base
-        return f"{path}.{name}" if path else name
+        return _join(path, base, self._counts.get((path, base), 0))
 
     def next(self, path: str, function: Function) -> str:
         """Name the next call and count it."""
-        name = self.peek(path, function)
-        key = (path, name_function(function))
-        self._counts[key] = self._counts.get(key, 0) + 1
-        return name
+        key = path, base = path, name_function(function)
+        count = self._counts.get(key, 0)
+        self._counts[key] = count + 1
+        return _join(path, base, count)
+
+
+def _join(path: str, base: str, count: int) -> str:
+    name = f"{base}_{count}" if count else base
+    return f"{path}.{name}" if path else name
 
 
 def find_written(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

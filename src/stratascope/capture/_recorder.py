@@ -19,12 +19,7 @@ from stratascope.capture._activations import Recording, list_further_names
 from stratascope.capture._backward import BackwardWatch
 from stratascope.capture._flops import count_flops
 from stratascope.capture._hooks import Hook
-from stratascope.capture._measure import (
-    MemoryWatch,
-    Sight,
-    count_nonfinite,
-    summarise,
-)
+from stratascope.capture._measure import MemoryWatch, Sight, summarise
 from stratascope.capture._modes import uncompiled
 from stratascope.capture._operations import (
     Function,
@@ -88,6 +83,7 @@ class Forward:
     names: OperationNames = field(default_factory=OperationNames)
     sight: Sight = field(default_factory=Sight)
     rows: list[tuple[Any, ...]] = field(default_factory=list)
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
     stack: list[_Running] = field(default_factory=list)
     started: dict[str, None] = field(default_factory=dict)
     memory: MemoryWatch = field(default_factory=MemoryWatch)
@@ -179,7 +175,9 @@ class Recorder:
         finally:
             self.running = False
             now.operations += map(_make_operation, now.rows)
+            now.modules += map(_make_call, now.calls)
             now.rows.clear()
+            now.calls.clear()
             # The snapshots are the caller's now.
             now.shared.clear()
             if now.backward is not None:
@@ -226,18 +224,9 @@ class Recorder:
         # Where no operations are recorded, nothing else tells that a tensor has changed its shape.
         look = now.sight.look if self._depth.operations else now.sight.note
         with DisableTorchFunction():
-            outputs = tuple([look(tensor).info for tensor in collect_tensors((output,))])
-        now.modules.append(
-            ModuleCall(
-                name=path or ROOT_NAME,
-                kind=class_name(module),
-                depth=len(now.stack),
-                first=running.first,
-                stop=len(now.rows),
-                seconds=ended - running.began,
-                outputs=outputs,
-            )
-        )
+            outputs = [look(tensor) for tensor in collect_tensors((output,))]
+        seconds, depth = ended - running.began, len(now.stack)
+        now.calls.append((path, module, depth, running.first, len(now.rows), seconds, outputs))
         counts = now.recording.counts
         call = counts[path, "out"] = counts.get((path, "out"), 0) + 1
         if self._depth.keep_modules:
@@ -251,7 +240,10 @@ class Recorder:
         output = proceed(function, args, kwargs)
         seconds = time.perf_counter() - began
         given = find_given(output, written)
-        if given is not None:
+        if given is None:
+            # Such as x.numpy(), and what was written for this network in C++.
+            self._now.sight.forget_finite()
+        else:
             self._note(function, args, kwargs, given, seconds, written)
         return output
 
@@ -272,9 +264,12 @@ class Recorder:
         outputs = collect_tensors((output,))
         index = len(now.rows)
         name = now.names.next(path, function)
-        nans, infs = count_nonfinite(outputs) if depth.nonfinite else (None, None)
         taken = [now.sight.look(tensor) for tensor in inputs]
         given = [now.sight.note(tensor, index) for tensor in outputs]
+        kind, nans, infs = name_function(function), None, None
+        if depth.nonfinite:
+            found = now.sight.count_nonfinite(kind, inputs, taken, outputs, given, len(written))
+            nans, infs = found
         row = (
             index,
             name,
@@ -286,8 +281,8 @@ class Recorder:
             bool(written),
             _find_source(),
             seconds,
-            now.memory.follow(taken, outputs, given),
-            count_flops(name_function(function), args, kwargs, output),
+            now.memory.follow(given),
+            count_flops(kind, args, kwargs, output),
             nans,
             infs,
             summarise(inputs) if nans or infs else (),
@@ -333,7 +328,7 @@ class Recorder:
 
 def _make_operation(row: tuple[Any, ...]) -> Operation:
     # When the forward is over, as there is no hurry then.
-    index, name, function, path, taken, given, parents, *rest = row
+    index, name, function, path, taken, given, parents, written, (file, line), *rest = row
     return Operation(
         index,
         name,
@@ -342,8 +337,17 @@ def _make_operation(row: tuple[Any, ...]) -> Operation:
         tuple([seen.info for seen in taken]),
         tuple([seen.info for seen in given]),
         tuple(sorted(parents)),
+        written,
+        f"{os.path.basename(file)}:{line}" if file else "",
         *rest,
     )
+
+
+def _make_call(row: tuple[Any, ...]) -> ModuleCall:
+    path, module, depth, first, stop, seconds, outputs = row
+    infos = tuple([seen.info for seen in outputs])
+    name, kind = path or ROOT_NAME, class_name(module)
+    return ModuleCall(name, kind, depth, first, stop, seconds, infos)
 
 
 @lru_cache(maxsize=4096)
@@ -351,13 +355,14 @@ def _name_fully(function: Function) -> str:
     return resolve_name(function) or name_function(function)
 
 
-def _find_source() -> str:
+def _find_source() -> tuple[str, int]:
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
-        if _is_users(frame.f_code.co_filename):
-            return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
+        file = frame.f_code.co_filename
+        if _is_users(file):
+            return file, frame.f_lineno
         frame = frame.f_back
-    return ""
+    return "", 0
 
 
 @lru_cache(maxsize=4096)

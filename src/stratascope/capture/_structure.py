@@ -89,12 +89,21 @@ def named_tensors(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 def collect_tensors(values: Iterable[Any]) -> list[Tensor]:
     """List the tensors in several values, such as the arguments of a call."""
     found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif type(value) not in _BARE:
-            found += [tensor for _, tensor in named_tensors(value)]
+    _collect(values, found)
     return found
+
+
+def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
+    for value in values:
+        kind = type(value)
+        if kind in _BARE:
+            continue
+        if kind is Tensor or isinstance(value, Tensor):
+            found.append(value)
+        elif kind is tuple or kind is list:
+            _collect(value, found)
+        else:
+            found += [tensor for _, tensor in named_tensors(value)]
 
 
 def count_bytes(value: Any) -> int:

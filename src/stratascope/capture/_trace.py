@@ -298,7 +298,7 @@ def trace(
         args, named = map_tensors(_cut_off, (args, named))
     with resharding(network):
         # Before the forward gathers them: gradients are kept with the parts.
-        parameters = list(network.parameters())
+        parameters = [] if backward is None else list(network.parameters())
         with recorder.attached():
             found, output = recorder.record(
                 lambda: network(*args, **named), (args, named), inside=False

@@ -632,3 +632,62 @@ def test_wrong_arguments_are_told(block, wish, message):
 def test_a_trace_without_values_says_why(block):
     with pytest.raises(SiteNotFoundError, match="the trace kept no values: ask for keep='modules'"):
         trace(block, x, keep="none").activations["conv@1"]
+
+
+class Spoilt(nn.Module):
+    """Makes values that are finite no more, and passes them on in many ways."""
+
+    def __init__(self, spoil):
+        super().__init__()
+        self.spoil = spoil
+
+    def forward(self, x):
+        y = F.relu(x + 1)
+        self.spoil(y)
+        whole = torch.cat([y.relu_(), F.relu(y.transpose(0, 1).reshape(y.shape))]).flatten()
+        return whole[:3].unsqueeze(0) * 2, torch.stack(whole.chunk(2))
+
+
+def _spoil_through_data(y):
+    y.data.log_()
+
+
+def _spoil_through_numpy(y):
+    y.numpy()[:] = math.nan
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda y: None,
+        lambda y: y.log_(),
+        lambda y: y[0].div_(0),
+        _spoil_through_data,
+        _spoil_through_numpy,
+    ],
+)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_only_passes_values_on_is_counted_as_if_it_were_looked_at(spoil, mode):
+    with mode():
+        run = trace(Spoilt(spoil), x.flatten(1), keep="all")
+
+    for operation in run:
+        kept = run.activations[operation.name]
+        values = torch.cat([part.flatten() for part in (kept if type(kept) is tuple else [kept])])
+        counted = int(values.isnan().sum()), int(values.isinf().sum())
+        assert (operation.nans, operation.infs) == counted, operation
+
+
+class Ragged(nn.Module):
+    def forward(self, x):
+        return (torch.nested.nested_tensor([x[0], x[1, :2]]) * 2).to_padded_tensor(0.0)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_nested_tensors_are_described_as_far_as_torch_tells():
+    run = trace(Ragged(), torch.ones(2, 3))
+
+    assert (run["mul"].outputs[0].shape, run["to_padded_tensor"].outputs[0].shape) == (
+        (2, -1),
+        (2, 3),
+    )
