@@ -1,7 +1,8 @@
 """What one forward pass left behind."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,15 @@ from stratascope._tables import lay_out_html
 from stratascope.capture._staging import Staged
 from stratascope.capture._structure import count_bytes, named_tensors
 from stratascope.errors import CaptureError, SiteNotFoundError
-from stratascope.sites import ROOT_NAME, ModuleTable, Port, Site, parse_class_index, suggest
+from stratascope.sites import (
+    ROOT_NAME,
+    ModuleTable,
+    Port,
+    Site,
+    class_names,
+    parse_class_index,
+    suggest,
+)
 
 Key = tuple[str, Port, int]
 """Path, port and call number of one captured value."""
@@ -35,6 +44,7 @@ class Recording:
         versions: For values that are no copies, their tensors and how often those had been written
             to when they were captured.
         sizes: How many bytes each value takes, where they are counted.
+        classes: Classes with their modules, where all of these are counted as they finish.
     """
 
     values: dict[Key, Any] = field(default_factory=dict)
@@ -44,6 +54,7 @@ class Recording:
     state: str = ""
     versions: dict[Key, list[tuple[Tensor, int]]] = field(default_factory=dict)
     sizes: dict[Key, int] = field(default_factory=dict)
+    classes: dict[str, set[str]] = field(default_factory=dict)
 
     def restart(self) -> None:
         """Forget the last forward; who still holds its dictionaries keeps them untouched."""
@@ -59,6 +70,7 @@ class Recording:
             self.aliases,
             versions=self.versions,
             sizes=self.sizes,
+            classes=self.classes,
         )
 
     def hand_over(self) -> "Recording":
@@ -99,7 +111,16 @@ class Recording:
     def __reduce__(self) -> tuple[Any, ...]:
         # Neither a copy under way nor the number of writes can be taken along.
         values = {key: self.read(key) for key in self.values}
-        return Recording, (values, self.counts, self.ordinals, self.aliases, self.state)
+        return Recording, (values, self.counts, self.list_ordinals(), self.aliases, self.state)
+
+    def list_ordinals(self) -> dict[tuple[str, int], str]:
+        """List what is known of which module was the k-th of its class to run."""
+        finished = [path for path, port in self.counts if port == "out"]
+        ordinals = dict(self.ordinals)
+        for name, paths in self.classes.items():
+            ran = [path for path in finished if path in paths]
+            ordinals |= {(name, place): path for place, path in enumerate(ran, 1)}
+        return ordinals
 
     def count(self, path: str, port: Port) -> int:
         """Tell how often a module ran in this forward; its gradients belong to its outputs."""
@@ -115,7 +136,8 @@ class Activations(Mapping[Site, Any]):
 
     A read-only mapping from `Site` to the value that flowed there: a tensor, or the tuple, list,
     dict or dataclass of tensors that the module passes. Look-ups take a site or its text:
-    ``acts["enc.3"]``, ``acts["relu@-1"]``, and ``acts["Conv1d[5]"]`` where it was asked for so.
+    ``acts["enc.3"]``, ``acts["relu@-1"]``, and ``acts["Conv1d[5]"]`` where it was asked for so, or
+    where all modules of the class were.
 
     Raises:
         SiteNotFoundError: On a look-up of what was not captured; the message says what was.
@@ -220,7 +242,7 @@ class Activations(Mapping[Site, Any]):
             return self._recording.aliases.get(path, path)
         indexed = parse_class_index(path)
         if indexed is not None and indexed[1] is not None:
-            return self._recording.ordinals.get((indexed[0], indexed[1]), path)
+            return self._recording.list_ordinals().get((indexed[0], indexed[1]), path)
         # An operation goes by every name of the module in which it runs.
         parent, _, operation = path.rpartition(".")
         owner = self._recording.aliases.get(parent)
@@ -262,10 +284,28 @@ def list_further_names(table: ModuleTable) -> dict[str, str]:
     return names
 
 
+def list_classes(table: ModuleTable, tapped: Collection[str]) -> dict[str, set[str]]:
+    """List the classes of which all modules are tapped, and none is a part of another.
+
+    Such modules finish in the order in which they began.
+    """
+    places: dict[str, list[str]] = {}
+    for path, module in table.modules.items():
+        for name in class_names(module):
+            places.setdefault(name, []).append(path)
+    classes: dict[str, set[str]] = {}
+    for name, paths in places.items():
+        parts = sorted(path.split(".") if path else [] for path in paths)
+        nested = any(part[: len(whole)] == whole for whole, part in pairwise(parts))
+        if not nested and all(path in tapped for path in paths):
+            classes[name] = set(paths)
+    return classes
+
+
 def take_names(acts: Activations) -> Recording:
     """Take the further names under which values are found, and none of the values."""
     recording = acts._recording  # pyright: ignore[reportPrivateUsage]
-    return Recording(ordinals=recording.ordinals, aliases=recording.aliases)
+    return Recording(ordinals=recording.list_ordinals(), aliases=recording.aliases)
 
 
 def complete_names(acts: Activations, sites: Iterable[Site], names: Recording) -> None:

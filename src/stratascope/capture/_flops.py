@@ -1,6 +1,7 @@
 """How many floating-point operations a call of torch takes: two for each multiply and add.
 
-Only what multiplies matrices is counted, as is usual; element-wise work is not.
+Only what multiplies matrices is counted, as is usual: element-wise work, normalisation, pooling,
+softmax, FFTs and factorisations are not.
 """
 
 import math
@@ -54,7 +55,53 @@ def _product(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
 
 
 def _added_product(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
-    return 2 * output.numel() * _argument(args, kwargs, 1, "mat1").shape[-1]
+    names = ("mat1", "batch1", "mat")
+    left = args[1] if len(args) > 1 else next(kwargs[name] for name in names if name in kwargs)
+    # addbmm adds up the products of its batch.
+    summed = left.shape[0] * left.shape[-1] if left.ndim > output.ndim > 1 else left.shape[-1]
+    return 2 * output.numel() * summed
+
+
+def _tensordot(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
+    left, right = _argument(args, kwargs, 0, "a"), _argument(args, kwargs, 1, "b")
+    # What is summed over is in both, and not in the output.
+    summed = math.isqrt(left.numel() * right.numel() // max(output.numel(), 1))
+    return 2 * output.numel() * summed
+
+
+def _bilinear(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
+    return 2 * output.numel() * math.prod(_argument(args, kwargs, 2, "weight").shape[1:])
+
+
+def _einsum(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
+    equation, *operands = args
+    if not isinstance(equation, str):
+        return 0
+    operands = (
+        operands[0] if len(operands) == 1 and isinstance(operands[0], list | tuple) else operands
+    )
+    taken, arrow, given = equation.replace(" ", "").partition("->")
+    labels: list[list[str]] = []
+    sizes: dict[str, int] = {}
+    for term, operand in zip(taken.split(","), operands, strict=True):
+        before, dots, after = term.partition("...")
+        # Counted from the last, as they are broadcast.
+        spread = [f"...{n}" for n in range(operand.ndim - len(before + after), 0, -1) if dots]
+        labels.append([*before, *spread, *after])
+        for label, size in zip(labels[-1], operand.shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))
+    every = [label for part in labels for label in part]
+    kept = {label for label in sizes if label[0] == "." or label in given}
+    if not arrow:
+        kept |= {label for label in sizes if every.count(label) == 1}
+    total, now = 0, set(labels[0])
+    for place, part in enumerate(map(set, labels[1:]), 2):
+        later = kept.union(*labels[place:])
+        # From left to right, as torch does without opt_einsum.
+        if (now & part) - later:
+            total += 2 * math.prod(sizes[one] for one in now | part if one in later | (now & part))
+        now = (now | part) & later
+    return total
 
 
 def _attention(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> int:
@@ -85,8 +132,11 @@ _FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _convolution),
     **{f"conv_transpose{n}d": _transposed for n in (1, 2, 3)},
     "linear": _linear,
-    **dict.fromkeys(("matmul", "mm", "bmm"), _product),
-    **dict.fromkeys(("addmm", "baddbmm"), _added_product),
+    **dict.fromkeys(("matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "inner"), _product),
+    **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv"), _added_product),
+    "tensordot": _tensordot,
+    "bilinear": _bilinear,
+    "einsum": _einsum,
     "scaled_dot_product_attention": _attention,
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
     "multi_head_attention_forward": _multi_head,

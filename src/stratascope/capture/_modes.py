@@ -1,11 +1,13 @@
 """Running a model for its activations without changing what it was."""
 
+import random
 import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -60,10 +62,20 @@ def _list_buffers(module: nn.Module) -> dict[str, torch.Tensor | None]:
     return dict(module._buffers.items())  # pyright: ignore[reportPrivateUsage]
 
 
-def keeping_random(model: nn.Module) -> AbstractContextManager[None]:
-    """Give PyTorch's random numbers, on the devices of a model, the state back that they had."""
+@contextmanager
+def keeping_random(model: nn.Module) -> Generator[None]:
+    """Give random numbers the state back that they had: PyTorch's, NumPy's and Python's.
+
+    Those of PyTorch on the devices of the model, and of NumPy and Python the global ones.
+    """
     tensors = (*model.parameters(), *model.buffers())
-    return torch.random.fork_rng(sorted({t.device.index for t in tensors if t.is_cuda}))
+    own, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(sorted({t.device.index for t in tensors if t.is_cuda})):
+            yield
+    finally:
+        random.setstate(own)
+        np.random.set_state(of_numpy)
 
 
 @contextmanager

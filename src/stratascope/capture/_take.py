@@ -78,7 +78,7 @@ def _keep_reference(tensor: Tensor) -> Tensor:
 
 
 def _is_own_memory(tensor: Tensor) -> bool:
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+    if tensor.layout is not torch.strided or not tensor.is_cpu:
         return True
     storage = tensor.untyped_storage()
     return storage.resizable() and not storage.is_shared()

@@ -16,6 +16,7 @@ from stratascope.capture._activations import (
     Activations,
     Key,
     Recording,
+    list_classes,
     list_further_names,
     name_key,
 )
@@ -26,9 +27,14 @@ from stratascope.capture._hooks import Hook
 from stratascope.capture._operations import aside, is_operation
 from stratascope.capture._running import in_backward, is_nested, refuse_second_thread
 from stratascope.capture._staging import stage
-from stratascope.capture._structure import count_bytes, map_tensors, name_arguments, named_tensors
+from stratascope.capture._structure import (
+    collect_tensors,
+    count_bytes,
+    map_tensors,
+    name_arguments,
+)
 from stratascope.capture._take import make_take
-from stratascope.capture._wanted import Wanted, is_match, was_reached
+from stratascope.capture._wanted import Wanted, describe_silent, is_match, was_reached
 from stratascope.capture._watch import OperationWatch
 from stratascope.errors import CaptureError, StratascopeError
 from stratascope.sites import (
@@ -39,7 +45,6 @@ from stratascope.sites import (
     Selector,
     Site,
     match_sites,
-    suggest,
 )
 
 # Stands in a remembered structure where a tensor was.
@@ -80,7 +85,7 @@ def tap(
             written to since is an error; None, the default, copies when somebody writes.
         device: Where to put the values; None leaves them where they are. ``"cpu"`` copies from a
             CUDA device while the forward goes on, and who reads a value waits for its copy.
-        dtype: What floating-point tensors are cast to; None leaves them as they are.
+        dtype: What floating-point tensors are cast to, one of their kind; None leaves them so.
         transform: Applied to each captured tensor first, on its own device: pool, slice, reduce.
             It works on a copy of its own, so it may write.
         every: Capture only the first, the (every+1)-th, … forward of the model.
@@ -111,6 +116,11 @@ def tap(
         raise ValueError(f"every must be a whole number from 1, got {every!r}")
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype must be a torch.dtype such as torch.float16, got {dtype!r}")
+    if dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+        raise ValueError(
+            f"dtype must be of floating-point or complex numbers, got {dtype}, which cuts off what "
+            f"comes after the point: if that is meant, transform=lambda value: value.to({dtype})"
+        )
     if copy is False and not (device is dtype is transform is None):
         raise ValueError("copy=False keeps values as they are: leave out device, dtype, transform")
     if max_bytes is not None and max_bytes < 1:
@@ -194,6 +204,8 @@ class Tap(AbstractContextManager[Activations]):
         self._wanted: dict[tuple[str, Port], Wanted] = {}
         for match in self._matches:
             self._wanted.setdefault((match.path, match.port), Wanted()).add(match)
+        tapped = {path for path, port in self._wanted if port == "out"}
+        self._recording.classes = list_classes(table, tapped)
         self._has_from_end = any(wanted.from_end for wanted in self._wanted.values())
         self._attach(model, table)
 
@@ -523,7 +535,7 @@ class Tap(AbstractContextManager[Activations]):
             self._follow_gradient(key, output)
 
     def _follow_gradient(self, key: Key, output: Any) -> None:
-        leaves = [tensor for _, tensor in named_tensors(output) if tensor.requires_grad]
+        leaves = [tensor for tensor in collect_tensors((output,)) if tensor.requires_grad]
         places = map_tensors(lambda tensor: _PLACE if tensor.requires_grad else None, output)
         # A backward that comes after the next forward belongs to this one all the same.
         own = self._recording.share()
@@ -585,7 +597,7 @@ class Tap(AbstractContextManager[Activations]):
         if limit is not None and not self._fits(limit, recording, key, value):
             return
         if self._by_reference:
-            recording.versions[key] = [(t, t._version) for _, t in named_tensors(value)]
+            recording.versions[key] = [(t, t._version) for t in collect_tensors((value,))]
         try:
             recording.values[key] = stage(value) if self._to_host else value
         except RuntimeError as error:
@@ -640,27 +652,8 @@ class Tap(AbstractContextManager[Activations]):
         if self._captured_passes == 0:
             return None
         self._note_reached()
-        reached = {match.selector for match in self._matches if match not in self._unreached}
-        silent = [match for match in self._unreached if match.selector not in reached]
-        if not silent:
-            return None
-        names = ", ".join(f"'{name}'" for name in dict.fromkeys(m.selector for m in silent))
-        if self._watch is not None and all(match.owner is not None for match in silent):
-            ran = ", ".join(self._watch.ran) or "none"
-            near = suggest(silent[0].path, self._watch.ran)
-            return (
-                f"nothing was captured at {names}: no such module, and no such operation ran."
-                f"{near} In these modules ran: {ran}"
-            )
-        if all(match.port == "grad" for match in silent):
-            reason = "no backward() reached them while the tap was on"
-        else:
-            reason = (
-                "the forward does not call these modules, calls them fewer times than asked, runs "
-                "copies of them (DataParallel) or TorchScript, or was compiled before the tap "
-                "(then call torch.compiler.set_stance('force_eager') first)"
-            )
-        return f"nothing was captured at {names}: {reason}"
+        ran = None if self._watch is None else self._watch.ran
+        return describe_silent(self._matches, self._unreached, ran)
 
 
 def _hook_each(

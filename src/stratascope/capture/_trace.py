@@ -71,7 +71,7 @@ class Trace:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of all matrix products."""
+        """Floating-point operations of all matrix products, two for each multiply and add."""
         return sum(operation.flops for operation in self.operations)
 
     def __len__(self) -> int:
@@ -166,7 +166,7 @@ class Trace:
         """Write the operations as a Parquet file, a row each, the backward's marked so.
 
         Args:
-            path: The file; one that is there is replaced.
+            path: The file; one that is there is replaced, and a missing folder is made.
 
         Raises:
             MissingExtraError: PyArrow is not installed.
@@ -177,6 +177,7 @@ class Trace:
         rows += [asdict(operation) | {"backward": True} for operation in self._backward]
         # Of one kind for all traces, so that several are read as one table.
         table = arrow.Table.from_pylist(rows, schema=_make_schema(arrow))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(table, path)
 
     def _list_operations(self) -> tuple[list[str], list[list[str]]]:

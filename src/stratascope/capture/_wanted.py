@@ -1,9 +1,10 @@
 """What is wanted of one module and port: all its calls, some, or some as the k-th of its class."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from stratascope.capture._activations import Recording
-from stratascope.sites import Match
+from stratascope.sites import Match, suggest
 
 Ordinals = dict[tuple[str, int], str]
 
@@ -57,3 +58,34 @@ def was_reached(match: Match, recording: Recording) -> bool:
     if match.ordinal is not None and recording.ordinals.get(match.ordinal) != match.path:
         return False
     return recording.count(match.path, match.port) >= abs(match.call or 1)
+
+
+def describe_silent(
+    matches: Sequence[Match], unreached: Sequence[Match], ran: Collection[str] | None
+) -> str | None:
+    """Say which selectors delivered nothing, and why that may be; None where there is none.
+
+    Args:
+        matches: What was asked for.
+        unreached: What of it did not run.
+        ran: The operations that ran, where some were asked for.
+    """
+    reached = {match.selector for match in matches if match not in unreached}
+    silent = [match for match in unreached if match.selector not in reached]
+    if not silent:
+        return None
+    names = ", ".join(f"'{name}'" for name in dict.fromkeys(m.selector for m in silent))
+    if ran is not None and all(match.owner is not None for match in silent):
+        return (
+            f"nothing was captured at {names}: no such module, and no such operation ran."
+            f"{suggest(silent[0].path, ran)} In these modules ran: {', '.join(ran) or 'none'}"
+        )
+    if all(match.port == "grad" for match in silent):
+        reason = "no backward() reached them while the tap was on"
+    else:
+        reason = (
+            "the forward does not call these modules, calls them fewer times than asked, runs "
+            "copies of them (DataParallel) or TorchScript, or was compiled before the tap "
+            "(then call torch.compiler.set_stance('force_eager') first)"
+        )
+    return f"nothing was captured at {names}: {reason}"

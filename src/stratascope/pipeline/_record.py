@@ -2,7 +2,6 @@
 
 import contextlib
 import operator
-import random
 import warnings
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +24,7 @@ from stratascope.capture import (
     tap,
 )
 from stratascope.capture._hooks import Hook
-from stratascope.capture._modes import keeping_buffers, uncompiled
+from stratascope.capture._modes import keeping_buffers, keeping_random, uncompiled
 from stratascope.errors import CaptureError, DataError, StoreError, StratascopeError
 from stratascope.pipeline._extract import (
     comparable,
@@ -458,14 +456,10 @@ class _Forwards:
 def _undisturbed(model: nn.Module, place: torch.device | None) -> Generator[None]:
     """Run a model in the midst of its training, and leave nothing of it behind."""
     kind = "cpu" if place is None else place.type
-    devices = {t.device.index for t in (*model.parameters(), *model.buffers()) if t.is_cuda}
     with contextlib.ExitStack() as stack:
         # Hooks and another mode would fill the caches of what the training has compiled.
         stack.enter_context(uncompiled())
-        stack.enter_context(torch.random.fork_rng(sorted(devices)))
-        stack.callback(random.setstate, random.getstate())
-        # The global one, which networks use that draw with NumPy.
-        stack.callback(np.random.set_state, np.random.get_state())
+        stack.enter_context(keeping_random(model))
         if torch.backends.cudnn.benchmark:
             # Trying out kernels for the probe's shape must not choose those of the training.
             stack.callback(setattr, torch.backends.cudnn, "benchmark", True)

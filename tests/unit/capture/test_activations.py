@@ -224,3 +224,40 @@ def test_a_notebook_shows_sites_values_and_sizes(acts):
     assert shown.count("<tr>") == 13
     assert "layers.0:in" in shown
     assert "(2, 4) float32" in shown
+
+
+class Nests(nn.Module):
+    """Runs its convolutions in another order than it holds them, and sequences in sequences."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(4, 4)
+        self.first = nn.Sequential(nn.Tanh(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+
+    def forward(self, x):
+        return self.last(self.first(x) + self.first[1](x))
+
+
+@pytest.mark.parametrize("sites", ["**", nn.Linear, "Linear[*]"])
+def test_a_class_whose_modules_are_all_tapped_is_known_by_its_order(sites):
+    acts = capture(Nests(), sites)
+
+    assert acts["Linear[3]"] is acts["last"]
+    assert acts["Linear[2]@2"] is acts["first.1.1@2"]
+    assert "Linear[4]" not in acts
+    again = pickle.loads(pickle.dumps(acts))
+    assert torch.equal(again["Linear[3]"], acts["last"])
+
+
+def test_a_class_is_not_known_where_some_of_its_modules_are_not_tapped_or_lie_in_others():
+    assert "Linear[1]" not in capture(Nests(), "last")
+    acts = capture(Nests(), "**")
+    assert "Sequential[1]" not in acts
+    assert acts["Tanh[1]"] is acts["first.0"]
+
+
+def test_a_submodel_knows_the_classes_that_a_tap_knows():
+    part = ss.submodel(Nests(), "Linear[*]", example=(X,))
+
+    acts = part(X)
+    assert acts["Linear[3]"] is acts["last"]

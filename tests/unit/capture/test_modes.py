@@ -1,3 +1,6 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,6 +88,22 @@ class Counting(nn.Module):
         self.spent = None
         self.register_buffer("late", x.clone())
         return x * self.count
+
+
+class Draws(nn.Module):
+    def forward(self, x):
+        return x * random.random() + np.random.rand() + torch.rand(())
+
+
+def test_probing_leaves_the_random_numbers_of_all_three_kinds():
+    def show():
+        return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+    before = show()
+    with probing(Draws()):
+        Draws()(torch.ones(1))
+
+    assert show() == before
 
 
 @pytest.mark.parametrize("keeping", [keeping_buffers, probing])

@@ -1227,3 +1227,9 @@ def test_gradients_kept_as_references_are_checked_after_they_were_handed_over_to
     taken["2:grad"].zero_()
     with pytest.raises(CaptureError, match="has been written to since"):
         taken["2:grad"]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool])
+def test_a_cast_that_would_cut_off_fractions_is_refused(dtype):
+    with pytest.raises(ValueError, match=rf"floating-point or complex.*got {dtype}.*transform="):
+        ss.tap(nn.Identity(), "", dtype=dtype)

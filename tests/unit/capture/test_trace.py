@@ -467,7 +467,7 @@ def test_sparse_values_are_recorded():
 
 def test_tables_of_several_traces_are_read_as_one(block, tmp_path):
     trace(block, x).to_parquet(tmp_path / "a.parquet")
-    trace(Divides(), torch.ones(3), nonfinite=True).to_parquet(tmp_path / "b.parquet")
+    trace(Divides(), torch.ones(3), nonfinite=True).to_parquet(tmp_path / "new" / "b.parquet")
 
     assert parquet.read_table(tmp_path).num_rows == 8
 
