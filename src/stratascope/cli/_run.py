@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from stratascope.capture import match_forward_sites
 from stratascope.errors import SiteNotFoundError, StoreError, UsageError
@@ -40,6 +41,8 @@ def run(
 
     The script runs as python SCRIPT ARGS would run it. Our options come before the script, or after
     all that is the script's: stratascope run --sites 'enc.*' --to run.zarr train.py --lr 0.1
+
+    Where no network has any of the sites by the first step of an optimizer, the script is stopped.
 
     Args:
         script: The script.
@@ -178,6 +181,7 @@ class _Watch:
         self._stores = 0
         self._failed = False
         self._finished = False
+        self._checked = False
         self._inside = threading.local()
         self._process = os.getpid()
 
@@ -208,10 +212,29 @@ class _Watch:
 
         nn.Module.__call__ = call_watched
         os._exit = leave_finished
+        steps = register_optimizer_step_pre_hook(self._check_found)
         try:
             yield
         finally:
             nn.Module.__call__, os._exit = call, leave
+            steps.remove()
+
+    def _check_found(self, *_: Any) -> None:
+        """Tell of sites that are nowhere before an optimizer's first step, not after hours."""
+        if self._checked or not self._roots or os.getpid() != self._process:
+            return
+        self._checked = True
+        found = {site for root in self._roots.values() for site in root.sites}
+        if not found:
+            _say(
+                "stratascope: the script was stopped before its optimizer's first step, as no "
+                "network that it called so far has any of the sites. To record one that it calls "
+                "later, give a site of an earlier one, too"
+            )
+            raise SystemExit(2)
+        for site in self._sites:
+            for problem in () if site in found else self._unmatched[site].values():
+                _say(f"stratascope: not found so far: {problem}")
 
     def finish(self) -> int:
         """Finish the stores and say what they hold; give the exit code. Idempotent."""

@@ -1,6 +1,7 @@
 """A network while it trains, into a store: one step of the store for each step that is due."""
 
 import contextlib
+import inspect
 import operator
 import warnings
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
@@ -36,7 +37,7 @@ from stratascope.pipeline._fingerprint import differences
 from stratascope.pipeline._source import Batch, digest_batch, make_source
 from stratascope.pipeline._table import RunOrder, describe_sites
 from stratascope.pipeline._together import meet
-from stratascope.pipeline._transfer import placed, run_forward, to_host, to_numpy
+from stratascope.pipeline._transfer import describe_inputs, placed, run_forward, to_host, to_numpy
 from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds, parse_dtype
 from stratascope.sites import Selector, parse_class_index, unwrap
 from stratascope.store import (
@@ -350,6 +351,14 @@ class _Probe:
         inputs = (batch.args, batch.kwargs)
         args, kwargs = map_tensors(lambda tensor: tensor.detach().clone(), inputs)
         self._batch = Batch(0, batch.size, args, kwargs)
+        try:
+            inspect.signature(model.forward).bind(*args, **kwargs)
+        except TypeError as error:
+            raise DataError(
+                f"the probe must have the arguments of {type(model).__name__}.forward, got "
+                f"{describe_inputs(self._batch)}: {error}. A dict gives them by their names, "
+                "anything else by its place"
+            ) from error
         self._digest = digest_batch(self._batch)
         self._order = RunOrder(model)
 

@@ -91,25 +91,27 @@ def run_forward(
         model(*args, **kwargs)
     except StratascopeError:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
         if _is_out_of_memory(error):
             raise DataError(
                 f"memory must hold a forward of {batch.size} samples, but did not: "
                 f"{first_line(error)}. Use a smaller batch_size (--batch-size)"
             ) from error
         raise DataError(
-            f"the model cannot take samples {span(batch)} of the data, {_describe_inputs(batch)}: "
+            f"the model cannot take samples {span(batch)} of the data, {describe_inputs(batch)}: "
             f"{first_line(error)}. Give data of the shape and type that the model's forward "
             "expects"
         ) from error
     return handle.pop()
 
 
-def _describe_inputs(batch: Batch) -> str:
-    named = {**{str(n): arg for n, arg in enumerate(batch.args)}, **batch.kwargs}
-    tensors = named_tensors(named)
+def describe_inputs(batch: Batch) -> str:
+    """List the tensors of a batch: their types and shapes, of a dict after their names."""
+    tensors = [("", tensor) for _, tensor in named_tensors(batch.args)]
+    tensors += [(f"{name} = ", tensor) for name, tensor in named_tensors(batch.kwargs)]
     listed = [
-        f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for _, tensor in tensors
+        f"{name}{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+        for name, tensor in tensors
     ]
     return ", ".join(listed) or "no tensor"
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 import stratascope as ss
 from stratascope.cli import main
@@ -211,15 +212,31 @@ def test_sites_that_nothing_has_are_told_with_near_names(run, capsys):
     assert code == 2
     assert "Net: no site of the model matches 'haed'. Did you mean 'head'?" in err
     assert "Net: no site of the model matches 'encoder.*'" in err
+    assert err.startswith("stratascope: the script was stopped before its optimizer's first step")
     assert not Path("run.zarr").exists()
+    assert not Path("losses.txt").exists()
 
 
 def test_one_of_two_sites_is_enough_to_go_on(run, capsys):
     code = run(TRAIN, sites=["head", "haed"])
 
     assert code == 0
-    assert "Did you mean 'head'?" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "stratascope: not found so far: Net: no site of the model matches 'haed'" in err
+    assert err.count("Did you mean 'head'?") == 2
     assert list(ss.open_store("run.zarr")) == ["head"]
+
+
+def test_an_optimizer_without_a_network_is_let_go_on(run, capsys):
+    text = """
+import torch
+optimiser = torch.optim.SGD([torch.ones(1, requires_grad=True)])
+optimiser.step()
+print("done")
+"""
+    assert run(text) == 2
+    assert "done" in capsys.readouterr().out
+    assert not _global_optimizer_pre_hooks
 
 
 def test_a_script_without_a_network_is_told(run, capsys):

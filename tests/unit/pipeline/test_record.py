@@ -502,3 +502,34 @@ def test_each_step_keeps_the_command_that_made_it(tmp_path, monkeypatch, probe):
     known = ss.open_store(tmp_path / "s").provenance
     assert known["command"] == "train.py --rate 0.1"
     assert known["versions"]["torch"] == torch.__version__
+
+
+class Takes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+
+    def forward(self, ids, *, mask=None, **more):
+        return self.inner(ids if mask is None else ids * more["weights"])
+
+
+def test_a_probe_with_other_arguments_than_the_network_takes_is_refused_at_once(tmp_path):
+    probe = {"idx": torch.ones(2, 3)}
+    with pytest.raises(
+        DataError, match=r"arguments of Takes.forward, got idx = float32 \(2, 3\): missing .*'ids'"
+    ):
+        ss.record(Takes(), "inner", to=tmp_path / "s", probe=probe)
+    with pytest.raises(
+        DataError, match=r"Bilinear.forward, got float32 \(2, 3\): missing .*input2"
+    ):
+        ss.record(nn.Bilinear(3, 3, 2), "", to=tmp_path / "s", probe=torch.ones(2, 3))
+
+
+def test_a_key_that_the_network_misses_in_a_probe_is_told(tmp_path):
+    probe = {"ids": torch.ones(2, 3), "mask": torch.ones(2, 3)}
+    rec = ss.record(Takes(), "inner", to=tmp_path / "s", probe=probe)
+    with pytest.raises(
+        DataError, match=r"ids = float32 \(2, 3\), mask = float32 \(2, 3\): 'weights'"
+    ):
+        rec.step(0)
+    rec.close()
