@@ -3,6 +3,7 @@
 from stratascope.capture._activations import Activations
 from stratascope.capture._allocator import tune_allocator
 from stratascope.capture._modes import evaluating
+from stratascope.capture._records import Difference, ModuleCall, Operation, Summary, TensorInfo
 from stratascope.capture._snapshot import copies_on_write
 from stratascope.capture._staging import Staged, stage
 from stratascope.capture._structure import map_tensors, named_tensors
@@ -13,10 +14,15 @@ from stratascope.capture._trace import Trace, debug, trace
 
 __all__ = [
     "Activations",
+    "Difference",
+    "ModuleCall",
+    "Operation",
     "SiteInfo",
     "Staged",
     "Submodel",
+    "Summary",
     "Tap",
+    "TensorInfo",
     "Trace",
     "copies_on_write",
     "debug",

@@ -8,7 +8,14 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Shape, type and place of a tensor at one moment."""
+    """Shape, type and place of a tensor at one moment.
+
+    Attributes:
+        shape: Its shape; -1 for a size that differs within a nested tensor.
+        dtype: Its type, as ``float32``.
+        device: Where it was, as ``cuda:0``.
+        stride: How many elements apart neighbours lie on each axis; empty where it has none.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -21,7 +28,18 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The values of a tensor in a few numbers; of complex ones, the magnitudes."""
+    """The values of a tensor in a few numbers; of complex ones, the magnitudes.
+
+    Attributes:
+        low: Smallest finite value; NaN where none is finite, as for the next three.
+        high: Largest finite value.
+        mean: Mean of the finite values.
+        std: Their standard deviation, divided by their number.
+        zeros: Number of zeros.
+        nans: Number of NaN.
+        infs: Number of Inf.
+        count: Number of all values.
+    """
 
     low: float
     high: float
@@ -75,8 +93,12 @@ class Operation:
         source: The line of the user's code, as ``file.py:12``.
         seconds: How long it took on the host.
         new_bytes: Memory that its outputs took beside what was there.
-        flops: Floating-point operations of its matrix products.
-        nans: Number of NaN in its outputs; None where it was not looked for.
+        flops: Floating-point operations of its matrix products, two for each multiply and add:
+            of convolutions, ``linear``, ``matmul`` and its kin, ``einsum``, ``tensordot``,
+            ``bilinear``, attention and recurrent layers. All else counts 0: element-wise work,
+            normalisation, pooling, softmax, FFTs, factorisations, and what runs inside TorchScript.
+        nans: Number of NaN in its outputs; None where it was not looked for. What only moves or
+            chooses values that were finite, such as a ReLU, is not read again.
         infs: Number of Inf in its outputs.
         input_summaries: What went in, where something not finite came out.
         output_summaries: What came out, where statistics were asked for.

@@ -202,7 +202,8 @@ def split(
     """Cut a network at a site into a head and a tail, with ``tail(head(x)) == model(x)``.
 
     What crosses the cut beside the site, such as a skip connection, is handed on too: the head
-    gives the site's value, or a tuple of all that the tail needs. Both share the model's
+    gives the site's value, or a tuple of all that the tail needs, in the order in which it is
+    computed: the site's value is the last of it, ``head(x)[-1]``. Both share the model's
     parameters. The equation is checked bit for bit on the example.
 
     Args:

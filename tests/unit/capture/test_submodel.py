@@ -124,3 +124,22 @@ def test_a_submodel_can_be_tapped_copied_and_printed():
     assert torch.equal(acts[""][Site("relu", call=2)], expected["relu@2"])
     assert torch.equal(again["relu@2"], expected["relu@2"])
     assert "sites=['relu@2'], method='graph'" in repr(part)
+
+
+class Skips(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = self.first(x)
+        return y.tanh() + self.second(y) * x
+
+
+def test_the_sites_value_is_the_last_that_the_head_of_a_split_gives():
+    model, x = Skips(), torch.ones(2, 4)
+    for site in ("first", "second"):
+        head, _ = ss.split(model, site, example=(x,))
+        with ss.tap(model, site) as acts:
+            model(x)
+        assert torch.equal(head(x)[-1], acts[site])
