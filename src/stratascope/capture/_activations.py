@@ -116,11 +116,12 @@ class Recording:
     def list_ordinals(self) -> dict[tuple[str, int], str]:
         """List what is known of which module was the k-th of its class to run."""
         finished = [path for path, port in self.counts if port == "out"]
-        ordinals = dict(self.ordinals)
+        ordinals: dict[tuple[str, int], str] = {}
         for name, paths in self.classes.items():
             ran = [path for path in finished if path in paths]
             ordinals |= {(name, place): path for place, path in enumerate(ran, 1)}
-        return ordinals
+        # What was counted as it began is beyond doubt.
+        return ordinals | self.ordinals
 
     def count(self, path: str, port: Port) -> int:
         """Tell how often a module ran in this forward; its gradients belong to its outputs."""
