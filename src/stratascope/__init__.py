@@ -19,6 +19,7 @@ _HOMES = {
     "debug": "stratascope.capture",
     "extract": "stratascope.pipeline._extract",
     "open_store": "stratascope.store",
+    "profile": "stratascope.pipeline._profile",
     "record": "stratascope.pipeline._record",
     "select": "stratascope.capture",
     "split": "stratascope.capture",

@@ -14,6 +14,7 @@ from .capture import trace as trace
 from .capture import tune_allocator as tune_allocator
 from .pipeline._compare import compare as compare
 from .pipeline._extract import extract as extract
+from .pipeline._profile import profile as profile
 from .pipeline._record import TrainingRecord as TrainingRecord
 from .pipeline._record import record as record
 from .sites import Site as Site

@@ -62,7 +62,7 @@ class ProgressBar:
             self._task,
             completed=done,
             rate=f"{own / elapsed:,.0f} samples/s" if elapsed else "",
-            written=f"{num_bytes / 1e6:,.0f} MB on disk",
+            written=f"{num_bytes / 1e6:,.0f} MB on disk" if num_bytes else "",
         )
 
     def _start(self, done: int) -> Any:

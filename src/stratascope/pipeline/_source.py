@@ -262,7 +262,7 @@ class _Limited(Source):
     def batches(self, start: int, stop: int | None) -> Iterator[Batch]:
         end = self._limit if stop is None else min(stop, self._limit)
         for batch in self._source.batches(start, end):
-            yield _cut(batch, self._limit - batch.start)
+            yield cut(batch, self._limit - batch.start)
 
     def describe(self) -> dict[str, Any]:
         return {**self._source.describe(), "samples": self.samples, "limit": self._limit}
@@ -347,7 +347,7 @@ def _as_input(value: Any, *, listed: bool) -> Any:
     return value
 
 
-def _cut(batch: Batch, size: int) -> Batch:
+def cut(batch: Batch, size: int) -> Batch:
     """Keep the first samples of a batch."""
     if batch.size <= size:
         return batch
@@ -355,13 +355,13 @@ def _cut(batch: Batch, size: int) -> Batch:
     def cut_tensor(tensor: Tensor) -> Tensor:
         return tensor[:size] if tensor.shape[:1] == (batch.size,) else tensor
 
-    def cut(value: Any) -> Any:
+    def cut_input(value: Any) -> Any:
         if isinstance(value, Samples):
             return _as_input(Samples(value[:size]), listed=True)
         return map_tensors(cut_tensor, value)
 
-    kwargs = {name: cut(value) for name, value in batch.kwargs.items()}
-    args = tuple(cut(arg) for arg in batch.args)
+    kwargs = {name: cut_input(value) for name, value in batch.kwargs.items()}
+    args = tuple(cut_input(arg) for arg in batch.args)
     beside = {
         role: rows[:size] if getattr(rows, "shape", ())[:1] == (batch.size,) else rows
         for role, rows in batch.beside.items()

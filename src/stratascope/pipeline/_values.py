@@ -94,7 +94,12 @@ def _name_array(site: Site, place: str) -> str:
 
 
 def describe_arrays(
-    values: dict[str, Value], batch: Batch, kinds: dict[str, Kind], *, quantized: bool = False
+    values: dict[str, Value],
+    batch: Batch,
+    kinds: dict[str, Kind],
+    *,
+    quantized: bool = False,
+    verb: str = "stored",
 ) -> tuple[tuple[ArraySpec, ...], dict[str, str]]:
     """Decide how each value is stored, and which cannot be.
 
@@ -103,6 +108,7 @@ def describe_arrays(
         batch: That batch.
         kinds: What `name_kinds` says of the model.
         quantized: Whether floating-point values are stored as codes.
+        verb: What is done with them, for messages.
 
     Returns:
         The arrays, with those of what lies beside the values, and for every other value the reason.
@@ -143,7 +149,7 @@ def describe_arrays(
         if quantized and value.tensor.is_floating_point():
             array = replace(array, dtype="uint8", quantized=True)
         arrays.append(array)
-    _report_skipped(skipped, arrays)
+    _report_skipped(skipped, arrays, verb)
     beside = [other for array in arrays if array.quantized for other in _describe_codes(array)]
     return (*arrays, *beside), skipped
 
@@ -175,13 +181,13 @@ def _find_problem(tensor: Tensor, batch: Batch) -> str | None:
     return None
 
 
-def _report_skipped(skipped: dict[str, str], arrays: list[ArraySpec]) -> None:
+def _report_skipped(skipped: dict[str, str], arrays: list[ArraySpec], verb: str) -> None:
     if not skipped:
         return
     listed = "; ".join(f"{key}: {reason}" for key, reason in skipped.items())
     if not arrays:
-        raise CaptureError(f"nothing of the chosen sites can be stored sample by sample: {listed}")
-    warn_caller(f"not stored: {listed}")
+        raise CaptureError(f"nothing of the chosen sites can be {verb} sample by sample: {listed}")
+    warn_caller(f"not {verb}: {listed}")
 
 
 def _name_axes(shape: tuple[int, ...], kind: str) -> tuple[str, ...]:

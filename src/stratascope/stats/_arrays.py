@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 # From this length on it pays to count row by row, by the one call that is faster at that.
 _LONG = 2**13
+# Up to here NumPy's BLAS works in the thread that calls it; beyond, threads of its own take part,
+# which get in the way of a network's, and may add up in another order.
+_ONE_THREAD = 2**13
 # A NumPy array, or a torch tensor, of which nothing may be known before torch is imported.
 Array = Any
 
@@ -95,6 +98,22 @@ def count(mask: Array) -> Array:
         return np.array([np.count_nonzero(row) for row in mask], np.int32)
     # Adding up truth values as int64, the default, takes more than twice the time.
     return mask.sum(1, dtype=namespace(mask).int32)
+
+
+def dot_rows(a: Array, b: Array) -> Array:
+    """Give the dot product of each two rows."""
+    if not isinstance(a, np.ndarray):
+        return namespace(a).linalg.vecdot(a, b)
+    spans = (slice(start, start + _ONE_THREAD) for start in range(0, a.shape[1], _ONE_THREAD))
+    return sum((np.vecdot(a[:, span], b[:, span]) for span in spans), np.zeros(len(a), a.dtype))
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """Give the product of two matrices, on the threads of a network where one may be running."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(a, np.ndarray):
+        return a @ b
+    return torch.mm(torch.from_numpy(a), torch.from_numpy(b)).numpy()
 
 
 def to_numpy(array: Array) -> NDArray[Any]:

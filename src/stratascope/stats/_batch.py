@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stratascope.errors import DataError
-from stratascope.stats._arrays import Array, as_array, fits_float32, namespace, widen
+from stratascope.stats._arrays import Array, as_array, dot_rows, fits_float32, namespace, widen
 
 # Values of a block, 1 MB of float32: few enough for a cache, and enough for NumPy's calls to pay.
 _IN_CACHE = 2**18
@@ -56,7 +56,7 @@ class Block:
         """Where values are not finite, shape ``(c, n, p)``; None if the block is known to be."""
         xp = namespace(self.values)
         # A finite sum has finite terms, and that of squares is had in a quarter of the time.
-        if xp is np and math.isfinite(np.vdot(self.values, self.values)):
+        if xp is np and np.isfinite(dot_rows(self.rows, self.rows)).all():
             return None
         return ~xp.isfinite(self.values)
 
@@ -110,22 +110,29 @@ class Batch:
         """Whether there is no value in it."""
         return 0 in self.array.shape
 
-    def blocks(self) -> Iterator[Block]:
-        """Cut into blocks; a sample's positions in a channel are never parted."""
-        if self.empty:
-            return
-        samples, channels, positions = self.array.shape
+    def channel_spans(self) -> list[slice]:
+        """Cut the channels into ranges, of which each is as wide as a block."""
+        channels = self.array.shape[1]
+        wide = self._block_shape[1]
+        return [slice(start, min(start + wide, channels)) for start in range(0, channels, wide)]
+
+    def blocks(self, channels: slice) -> Iterator[Block]:
+        """Cut a range of channels into blocks; a sample's positions in one are never parted."""
+        many = self._block_shape[0]
+        dtype = "float32" if fits_float32(self.array) else "float64"
+        for start in range(0, len(self.array), many):
+            part = self.array[start : start + many, channels]
+            numbers = None if self.samples is None else self.samples[start : start + many]
+            yield Block(widen(part.swapaxes(0, 1), dtype), channels, numbers)
+
+    @functools.cached_property
+    def _block_shape(self) -> tuple[int, int]:
+        """Numbers of samples and of channels of a block; there is at least one value."""
+        samples, _, positions = self.array.shape
         size = _IN_CACHE if isinstance(self.array, np.ndarray) else _ON_DEVICE
         rows = max(1, size // positions)
         many = min(samples, rows, max(1, _LONG_ROW // positions))
-        wide = max(1, rows // many)
-        dtype = "float32" if fits_float32(self.array) else "float64"
-        for channel in range(0, channels, wide):
-            for start in range(0, samples, many):
-                part = self.array[start : start + many, channel : channel + wide]
-                numbers = None if self.samples is None else self.samples[start : start + many]
-                span = slice(channel, min(channel + wide, channels))
-                yield Block(widen(part.swapaxes(0, 1), dtype), span, numbers)
+        return many, max(1, rows // many)
 
     def spans(self) -> Iterator[slice]:
         """Cut into ranges of samples of which all channels may be held at once as float64."""

@@ -1,4 +1,4 @@
-"""How many values of each channel are zero, NaN or infinite."""
+"""How many values of each channel are zero, NaN or infinite, and where that begins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from stratascope.stats._batch import Block
 from stratascope.stats._statistic import ChannelStatistic
 
 _NAMES = ("values", "zeros", "nans", "plus_infs", "minus_infs")
+_NONE = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -24,8 +25,10 @@ class ChannelCounts:
         nans: Those that are NaN.
         plus_infs: Those that are +Inf.
         minus_infs: Those that are -Inf.
+        first_nonfinite: The least number of a sample that holds one of the last three; -1 where
+            there is none, or the numbers were not passed.
 
-    >>> ChannelCounts(*np.array([[4], [1], [2], [0], [0]])).zero_fraction
+    >>> ChannelCounts(*np.array([[4], [1], [2], [0], [0], [7]])).zero_fraction
     array([0.5])
     """
 
@@ -34,6 +37,7 @@ class ChannelCounts:
     nans: NDArray[np.int64]
     plus_infs: NDArray[np.int64]
     minus_infs: NDArray[np.int64]
+    first_nonfinite: NDArray[np.int64]
 
     @property
     def finite(self) -> NDArray[np.int64]:
@@ -60,10 +64,12 @@ class Counts(ChannelStatistic[ChannelCounts]):
     def compute(self) -> ChannelCounts:
         """Give the counts."""
         known = self._known()
-        return ChannelCounts(*(known[name] for name in _NAMES))
+        first = np.where(known["first"] == _NONE, -1, known["first"])
+        return ChannelCounts(**{name: known[name] for name in _NAMES}, first_nonfinite=first)
 
     def _start(self, widths: Sequence[int], like: Array) -> dict[str, Array]:
-        return {name: zeros(widths, like, "int64") for name in _NAMES}
+        state = {name: zeros(widths, like, "int64") for name in _NAMES}
+        return state | {"first": zeros(widths, like, "int64") + _NONE}
 
     def _add(self, block: Block, own: dict[str, Array]) -> None:
         rows = block.rows
@@ -73,7 +79,13 @@ class Counts(ChannelStatistic[ChannelCounts]):
             own["nans"] += count(namespace(rows).isnan(rows))
             own["plus_infs"] += count(rows == np.inf)
             own["minus_infs"] += count(rows == -np.inf)
+            if block.samples is not None:
+                xp = namespace(rows)
+                numbers = xp.asarray(block.samples, device=rows.device)
+                found = xp.amin(xp.where(block.bad.any(2), numbers, _NONE), 1)
+                own["first"][...] = xp.minimum(own["first"], found)
 
     def _combine(self, own: dict[str, Any], parts: dict[str, Any]) -> None:
         for name in _NAMES:
             own[name] += parts[name]
+        own["first"][...] = namespace(own["first"]).minimum(own["first"], parts["first"])

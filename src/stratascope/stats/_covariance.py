@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from stratascope.stats._arrays import Array, namespace, widen, zeros
+from stratascope.stats._arrays import Array, multiply, namespace, widen, zeros
 from stratascope.stats._batch import Batch, mix
 from stratascope.stats._statistic import SiteStatistic
 
@@ -175,7 +175,7 @@ class Covariance(SiteStatistic[ChannelCovariance]):
             parts = {
                 "count": zeros((1,), rows) + rows.shape[1],
                 "mean": (first + mean)[:, 0],
-                "scatter": rows @ rows.swapaxes(0, 1),
+                "scatter": multiply(rows, rows.swapaxes(0, 1)),
             }
             self._combine(self.state, parts)
 

@@ -83,6 +83,10 @@ class Histogram(ChannelStatistic[Distribution]):
         rows = widths[0] if self.per_channel else 1
         return {"counts": zeros((rows, 2 * self._signed), like, "int64")}
 
+    @property
+    def _apart(self) -> bool:
+        return self.per_channel
+
     def _add(self, block: Block, own: dict[str, Array]) -> None:
         xp = namespace(block.values)
         for span in block.row_spans():

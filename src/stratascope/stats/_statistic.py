@@ -1,7 +1,8 @@
 """What all statistics have in common: update, merge, compute, and a state of plain arrays."""
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -13,6 +14,9 @@ from stratascope.stats._arrays import Array, copy, lasting, move, to_numpy
 from stratascope.stats._batch import Batch, Block
 
 Result = TypeVar("Result")
+
+# `map`, or that of a pool of threads.
+RunAll = Callable[[Callable[[Any], None], Iterable[Any]], Iterable[Any]]
 
 # What is looked at to decide, or seldom written to, and therefore stays with the processor.
 _ON_HOST = {"widths", "numbers", "vectors"}
@@ -160,14 +164,19 @@ class Statistic(ABC, Generic[Result]):
 class SiteStatistic(Statistic[Result]):
     """A statistic of one site."""
 
-    _by_block: ClassVar[bool] = False
+    @property
+    def _apart(self) -> bool:
+        """Whether channels do not meet in the state, so that each can be seen to by itself."""
+        return False
 
     def update(self, batch: Any, *, samples: Any = None) -> None:
         """Take in a batch; see `Statistic.update`."""
         self.update_together([self], Batch(batch, samples))
 
     @staticmethod
-    def update_together(statistics: "Sequence[SiteStatistic[Any]]", batch: Batch) -> None:
+    def update_together(
+        statistics: "Sequence[SiteStatistic[Any]]", batch: Batch, run: RunAll = map
+    ) -> None:
         """Take a batch into several statistics, each block of it into all while it is at hand."""
         for statistic in statistics:
             statistic._check_batch(batch)
@@ -175,18 +184,18 @@ class SiteStatistic(Statistic[Result]):
             statistic._open(statistic._widths(batch), batch.array)
         if batch.empty:
             return
-        by_block = [statistic for statistic in statistics if statistic._by_block]
-        # Infinite values give NaN in places that are then left out, or that nothing else looks at.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for statistic in statistics:
-                statistic._take(batch)
-            for block in batch.blocks() if by_block else ():
-                for statistic in by_block:
-                    arrays = statistic.state.items()
-                    own = {
-                        name: array[block.channels] for name, array in arrays if name != "widths"
-                    }
-                    statistic._add(block, own)
+        apart = [statistic for statistic in statistics if statistic._apart]
+        tasks = [
+            functools.partial(SiteStatistic._take_blocks, apart, batch, channels)
+            for channels in (batch.channel_spans() if apart else ())
+        ]
+        # A device works through what it is given by itself.
+        running = (run if isinstance(batch.array, np.ndarray) else map)(_run_task, tasks)
+        for statistic in statistics:
+            if not statistic._apart:
+                _run_task(functools.partial(statistic._take, batch))
+        for _ in running:
+            pass
 
     def _widths(self, batch: Batch) -> list[int]:
         """Give the lengths that must be the same in all batches."""
@@ -200,6 +209,21 @@ class SiteStatistic(Statistic[Result]):
 
     def _take(self, batch: Batch) -> None:
         """Take in a whole batch, in which there is at least one value."""
+        for channels in batch.channel_spans():
+            self._take_blocks([self], batch, channels)
+
+    @staticmethod
+    def _take_blocks(
+        statistics: "Sequence[SiteStatistic[Any]]", batch: Batch, channels: slice
+    ) -> None:
+        """Take some channels of a batch into statistics, block by block."""
+        own = [
+            {name: array[channels] for name, array in statistic.state.items() if name != "widths"}
+            for statistic in statistics
+        ]
+        for block in batch.blocks(channels):
+            for statistic, state in zip(statistics, own, strict=True):
+                statistic._add(block, state)
 
     def _add(self, block: Block, own: dict[str, Array]) -> None:
         """Take in a block; `own` is the state of its channels, to be changed in place."""
@@ -208,11 +232,23 @@ class SiteStatistic(Statistic[Result]):
 class ChannelStatistic(SiteStatistic[Result]):
     """A statistic for which each channel stands by itself, so that it can go block by block."""
 
-    _by_block: ClassVar[bool] = True
+    @property
+    def _apart(self) -> bool:
+        return True
+
+
+def _run_task(task: Callable[[], None]) -> None:
+    # Infinite values give NaN in places that are then left out, or that nothing else looks at.
+    with np.errstate(over="ignore", invalid="ignore"):
+        task()
 
 
 def update_all(
-    statistics: Sequence[SiteStatistic[Any]], batch: Any, *, samples: Any = None
+    statistics: Sequence[SiteStatistic[Any]],
+    batch: Any,
+    *,
+    samples: Any = None,
+    run: RunAll = map,
 ) -> None:
     """Take a batch of one site into several statistics, with fewer reads of it than one by one.
 
@@ -220,6 +256,8 @@ def update_all(
         statistics: Any that take a single batch.
         batch: See `Statistic.update`.
         samples: See `Statistic.update`.
+        run: How to go through the channels of an array: the ``map`` of a pool of threads takes
+            several at once, with the same result. A device is not shared out.
 
     Raises:
         DataError: See `Statistic.update`; no statistic has changed then.

@@ -8,6 +8,7 @@ from stratascope.store._histogram import StoredHistogram
 from stratascope.store._layout import (
     COORDINATES,
     DTYPES,
+    RUN_FILE,
     SPEC_FILE,
     TEXT,
     UNIT_MULTIPLE,
@@ -23,6 +24,7 @@ from stratascope.store._layout import (
     name_samples,
     part_units,
 )
+from stratascope.store._names import SiteNames
 from stratascope.store._previews import add_previews
 from stratascope.store._quantized import (
     INFINITY_CODE,
@@ -42,6 +44,7 @@ __all__ = [
     "INFINITY_CODE",
     "NAN_CODE",
     "NEGATIVE_INFINITY_CODE",
+    "RUN_FILE",
     "SPEC_FILE",
     "TEXT",
     "TOP_CODE",
@@ -51,6 +54,7 @@ __all__ = [
     "Codec",
     "Damage",
     "Paths",
+    "SiteNames",
     "SiteSpec",
     "StepClaim",
     "StepPart",

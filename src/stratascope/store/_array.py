@@ -261,6 +261,11 @@ class StoredArray:
         return f"StoredArray {self._name}{made} {self.shape} {name_dtype(self)}"
 
     @property
+    def spec(self) -> ArraySpec:
+        """What the store says of the array."""
+        return self._spec
+
+    @property
     def _name(self) -> str:
         return f"'{self.site}'" + (f" [{self.place}]" if self.place else "")
 
