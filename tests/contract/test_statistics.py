@@ -3,6 +3,7 @@
 import io
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -471,6 +472,23 @@ def test_several_statistics_at_once_find_what_each_finds():
         alone.update(values[:10], samples=range(10))
         alone.update(values[10:], samples=range(10, 24))
         assert_same(statistic.compute(), alone.compute(), 1, exact=True)
+
+
+def test_threads_that_share_the_channels_find_the_same():
+    values = make_values("wide", (40, 70, 3000)).astype(np.float32)
+    values[3, 5, 7] = np.nan
+    cases = [
+        case for case in CASES.values() if not case.several and case is not CASES["half histogram"]
+    ]
+    alone, together = [case.make() for case in cases], [case.make() for case in cases]
+    with ThreadPoolExecutor(4) as crew:
+        for part in (slice(0, 25), slice(25, 40)):
+            numbers = np.arange(40)[part]
+            stats.update_all(alone, values[part], samples=numbers)
+            stats.update_all(together, values[part], samples=numbers, run=crew.map)
+
+    for one, other in zip(alone, together, strict=True):
+        assert_same(one.compute(), other.compute(), 1, exact=True)
 
 
 def test_a_batch_that_one_of_several_refuses_changes_none():

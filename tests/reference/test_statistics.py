@@ -52,8 +52,32 @@ def test_counts():
         assert found.nans[channel] == sum(math.isnan(value) for value in flat)
         assert found.plus_infs[channel] == flat.count(math.inf)
         assert found.minus_infs[channel] == flat.count(-math.inf)
+        bad = ~np.isfinite(values.reshape(len(values), -1)).all(1)
+        assert found.first_nonfinite[channel] == (int(np.argmax(bad)) if bad.any() else -1)
     assert found.zero_fraction[5] > 0.5
     assert np.isnan(found.zero_fraction[4])
+
+
+def test_without_the_numbers_of_samples_nobody_knows_where_nan_begins():
+    counts = stats.Counts()
+    counts.update([[float("nan")]])
+
+    assert counts.compute().first_nonfinite.tolist() == [-1]
+
+
+@pytest.mark.parametrize("far", [0, 1e3, 1e7])
+def test_the_variance_that_is_had_in_one_pass_less_keeps_its_digits(far):
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(40, 3, 900)) + far
+    # The first value, which comes off all others, is the farthest out.
+    values[0, 1, 0] = far + 1e4
+    values[:, 2] = far
+    moments = stats.Moments(order=2)
+    moments.update(values[:20])
+    moments.update(values[20:])
+
+    np.testing.assert_allclose(moments.compute().variance, values.var((0, 2)), rtol=1e-11)
+    assert moments.compute().variance[2] == 0
 
 
 def test_extremes():

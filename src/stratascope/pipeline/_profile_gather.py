@@ -26,8 +26,8 @@ from stratascope.store import ArraySpec
 
 # With more channels than this, what takes memory for each or for each two of them is left out.
 WIDE = 2048
-# What of the positions of a map the covariance looks at.
-COVARIANCE_SHARE = 1 / 16
+# What of the positions of a map the covariance looks at, at most.
+_COVARIANCE_SHARE = 1 / 16
 # Arrays of which less than this part is not zero are handed over and kept as what they hold.
 _SPARSE = 0.25
 _SMALL = 4096
@@ -52,6 +52,11 @@ class Settings:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share!r}")
+
+    @property
+    def covariance_share(self) -> float:
+        """Which part of the positions of a map the covariance looks at."""
+        return min(_COVARIANCE_SHARE, self.share)
 
 
 class Gatherer:
@@ -78,11 +83,11 @@ class Gatherer:
             if (half := _name_half(array)) is not None:
                 shape.append(HalfHistogram(half))
         if settings.covariance and not wide:
-            shape.append(Covariance(min(1.0, COVARIANCE_SHARE / share)))
+            shape.append(Covariance(settings.covariance_share / share))
         if settings.reservoir and not wide:
             shape.append(Reservoir(settings.reservoir))
         self.thin = shape if share < 1 else []
-        self.all += [Moments(order=2)] if share < 1 else shape
+        self.all += [] if share < 1 else shape
 
     @property
     def channels(self) -> int:

@@ -15,7 +15,6 @@ from stratascope._tables import lay_out, lay_out_html
 from stratascope.errors import DataError
 from stratascope.pipeline._profile_findings import RULES, Finding, find
 from stratascope.pipeline._profile_gather import (
-    COVARIANCE_SHARE,
     WIDE,
     Gatherer,
     Settings,
@@ -110,15 +109,8 @@ class SiteProfile:
 
     @functools.cached_property
     def moments(self) -> ChannelMoments:
-        """Moments; skewness, kurtosis and `mean_abs` may rest on a share of the values."""
-        whole = self._compute(Moments, "")
-        thin = [one.compute() for one in self._gathered.thin if isinstance(one, Moments)]
-        if not thin:
-            return whole
-        (shape,) = thin
-        return ChannelMoments(
-            whole.count, whole.mean, shape.mean_abs, whole.variance, shape.skewness, shape.kurtosis
-        )
+        """Moments; their count is that of the values that they rest on, which may be a share."""
+        return self._compute(Moments, "")
 
     @functools.cached_property
     def distribution(self) -> Distribution:
@@ -162,7 +154,7 @@ class SiteProfile:
     @property
     def count(self) -> NDArray[np.int64]:
         """Number of finite values."""
-        return self.moments.count
+        return self.counts.finite
 
     @property
     def mean(self) -> NDArray[np.float64]:
@@ -268,14 +260,14 @@ class SiteProfile:
         return self.max <= (self.extremes.threshold if threshold is None else threshold)
 
     def saturated(self, share: float = 0.5) -> NDArray[np.bool_]:
-        """Tell which channels are at an end of their range for more than a share of the values.
+        """Tell which channels are at the ends of their range for more than a share of the values.
 
         An end at zero is none, for there a ReLU does what it should; nor are those of a constant
         channel.
         """
-        low = (self.share_at_min > share) & (self.min != 0)
-        high = (self.share_at_max > share) & (self.max != 0)
-        return (low | high) & ~self.constant
+        low = self.share_at_min * (self.min != 0)
+        high = self.share_at_max * (self.max != 0)
+        return (low + high > share) & ~self.constant
 
     def redundant_groups(self, threshold: float = 0.95) -> tuple[tuple[int, ...], ...]:
         """Group channels that say the same up to sign and scale.
@@ -514,14 +506,12 @@ class Profile(Mapping[str, SiteProfile]):
         share = self.settings.share
         if share < 1:
             facts.append(
-                f"quantiles, kurtosis, mean |x| and reservoir: from {_name_share(share)} of the "
-                "positions of each map, at least 32; all else from all values"
+                f"moments, quantiles, reservoir: from {_name_share(share)} of the positions of a "
+                "map, at least 32; ranges, counts, dead and top samples: from all values"
             )
         if self.settings.covariance:
-            seen = min(share, COVARIANCE_SHARE)
-            facts.append(
-                f"covariance: from {_name_share(seen)} of the positions of each map, at least 32"
-            )
+            seen = _name_share(self.settings.covariance_share)
+            facts.append(f"covariance: from {seen} of the positions of a map, at least 32")
         wide = [name for name, site in self.items() if site.channels > WIDE]
         if wide:
             facts.append(

@@ -20,7 +20,7 @@ _MOST_ROWS = 2**14
 # A device wants few and large blocks; this bounds their temporaries.
 _ON_DEVICE = 2**24
 # Values of one channel beside each other in a block, so that reductions run over long rows.
-_LONG_ROW = 2**16
+_LONG_ROW = 2**12
 # float64 values that are held at once where all channels are needed together.
 _TOGETHER = 2**22
 

@@ -12,6 +12,8 @@ from stratascope.stats._arrays import Array, namespace, zeros
 from stratascope.stats._batch import Block
 from stratascope.stats._statistic import ChannelStatistic
 
+# From this length on, maps in which nothing is looked for cost more than to go through the others.
+_LONG = 512
 # The ends of the range, and the sign that makes the more extreme value the larger one.
 _ENDS = {"highest": 1, "lowest": -1}
 
@@ -103,8 +105,7 @@ class TopSamples(ChannelStatistic[ChannelSamples]):
                 chosen = better.any(1)
                 if not chosen.any():
                     continue
-            filled = block.fill(-sign * math.inf)[chosen]
-            positions = (xp.argmax if sign > 0 else xp.argmin)(filled, 2)
+            positions = self._find(block, better[chosen], chosen, sign)
             best = best[chosen]
             found = xp.isfinite(best)
             parts = {
@@ -113,6 +114,17 @@ class TopSamples(ChannelStatistic[ChannelSamples]):
                 f"{end}_positions": xp.where(found, positions, -1),
             }
             self._keep(end, own, parts, chosen)
+
+    def _find(self, block: Block, better: Array, chosen: Any, sign: int) -> Array:
+        """Find where the samples of chosen channels are at their best, where that is wanted."""
+        xp, filled = namespace(block.values), block.fill(-sign * math.inf)
+        find = xp.argmax if sign > 0 else xp.argmin
+        if xp is not np or filled.shape[2] < _LONG:
+            return find(filled[chosen], 2)
+        positions, channels = np.full(better.shape, -1), np.flatnonzero(chosen)
+        for row, sample in np.argwhere(better).tolist():
+            positions[row, sample] = find(filled[channels[row], sample])
+        return positions
 
     def _combine(self, own: dict[str, Any], parts: dict[str, Any]) -> None:
         for end in _ENDS:
