@@ -146,7 +146,8 @@ def _find_dead(site: "SiteProfile", usual: float) -> _Seen | None:
 
 
 def _find_constant(site: "SiteProfile", usual: float) -> _Seen | None:
-    where = site.constant & (site.counts.finite > 1)
+    # A dead channel behind a ReLU is constant, too, and listed as dead.
+    where = site.constant & (site.counts.finite > 1) & ~site.dead()
     return _say(site, where, f"constant (one value in {site.samples:,} samples)")
 
 
