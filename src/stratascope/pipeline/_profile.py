@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,49 +28,6 @@ if TYPE_CHECKING:
 _MODEL_SHARE = 1 / 64
 # How often each process sends what it has gathered, as each time costs some of what it saves.
 _PARTS = 8
-
-
-@overload
-def profile(
-    source: "Store | nn.Module",
-    data: Any = None,
-    sites: "Selector | Iterable[Selector] | None" = None,
-    *,
-    steps: None = None,
-    threshold: float = 0.0,
-    bins: int = 8,
-    top: int = 8,
-    covariance: bool = True,
-    reservoir: int = 1024,
-    share: float | None = None,
-    batch_size: int = 64,
-    device: "torch.device | str | None" = None,
-    transform: "Callable[[Tensor], Tensor] | None" = None,
-    limit: int | None = None,
-    shard: StepPart | None = None,
-    workers: int | Executor | None = None,
-    progress: bool = True,
-) -> Profile: ...
-
-
-@overload
-def profile(
-    source: Store,
-    data: None = None,
-    sites: "Selector | Iterable[Selector] | None" = None,
-    *,
-    steps: Literal["all"] | Iterable[int],
-    threshold: float = 0.0,
-    bins: int = 8,
-    top: int = 8,
-    covariance: bool = True,
-    reservoir: int = 1024,
-    share: float | None = None,
-    limit: int | None = None,
-    shard: StepPart | None = None,
-    workers: int | Executor | None = None,
-    progress: bool = True,
-) -> dict[int, Profile]: ...
 
 
 def profile(
@@ -125,7 +82,7 @@ def profile(
         progress: Show a progress bar on a terminal for what takes longer than two seconds.
 
     Returns:
-        The profile; with `steps` one by the number of each.
+        A `Profile`; with `steps` a dict of one by the number of each.
 
     Raises:
         SiteNotFoundError: A selector matches nothing.
