@@ -64,6 +64,7 @@ class Reservoir(SiteStatistic[SampleVectors]):
         """Give the samples that were kept."""
         known = self._known()
         order = np.argsort(known["numbers"], kind="stable")
+        # Behind them there may be room for more.
         return SampleVectors(known["numbers"][order], known["vectors"][order])
 
     @property
@@ -89,7 +90,18 @@ class Reservoir(SiteStatistic[SampleVectors]):
         return np.argsort(mix(samples), kind="stable")[: self.size]
 
     def _combine(self, own: dict[str, Any], parts: dict[str, Any]) -> None:
+        held, vectors = len(own["numbers"]), own["vectors"]
         samples = np.concatenate([own["numbers"], parts["numbers"]])
-        vectors = np.concatenate([own["vectors"], parts["vectors"]])
         kept = self._choose(samples)
-        own["numbers"], own["vectors"] = samples[kept], vectors[kept]
+        new, stays = kept[kept >= held], np.zeros(held, bool)
+        stays[kept[kept < held]] = True
+        # In place of those that go, and behind the others: most batches change little.
+        rows = np.concatenate([np.flatnonzero(~stays), np.arange(held, len(kept))])
+        if len(kept) > len(vectors):
+            room = min(self.size, max(len(kept), 2 * len(vectors)))
+            vectors = np.zeros((room, vectors.shape[1]))
+            vectors[:held] = own["vectors"][:held]
+        vectors[rows] = parts["vectors"][new - held]
+        numbers = np.append(own["numbers"], np.zeros(len(kept) - held, np.int64))
+        numbers[rows] = samples[new]
+        own["numbers"], own["vectors"] = numbers, vectors
