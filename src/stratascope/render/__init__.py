@@ -5,10 +5,28 @@
 3
 """
 
+from stratascope.render._basis import ColorBasis
+from stratascope.render._fidelity import Fidelity
+from stratascope.render._fit import FitOptions, fit_bases, fit_basis
 from stratascope.render._grid import grid
 from stratascope.render._line import line
 from stratascope.render._map import map
+from stratascope.render._rgb import rgb
 from stratascope.render._save import read_provenance, save
 from stratascope.render._scale import Scale, fit_scale
 
-__all__ = ["Scale", "fit_scale", "grid", "line", "map", "read_provenance", "save"]
+__all__ = [
+    "ColorBasis",
+    "Fidelity",
+    "FitOptions",
+    "Scale",
+    "fit_bases",
+    "fit_basis",
+    "fit_scale",
+    "grid",
+    "line",
+    "map",
+    "read_provenance",
+    "rgb",
+    "save",
+]

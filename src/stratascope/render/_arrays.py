@@ -39,6 +39,17 @@ def as_values(source: Any, *, what: str = "array") -> Values:
         return Values(np.asarray(array, np.float64), note)
 
 
+def as_numbers(source: Any) -> NDArray[Any]:
+    """Read an array as `as_values` does, but leave real numbers in their own type.
+
+    >>> as_numbers(np.ones(2, np.float16)).dtype
+    dtype('float16')
+    """
+    array = _as_numpy(source)
+    plain = array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
+    return array if plain and not isinstance(array, np.ma.MaskedArray) else as_values(array).array
+
+
 def _as_numpy(source: Any) -> NDArray[Any]:
     if not (hasattr(source, "detach") and hasattr(source, "cpu")):
         return source if isinstance(source, np.ma.MaskedArray) else np.asarray(source)

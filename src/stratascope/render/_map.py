@@ -74,17 +74,18 @@ def map(  # the name reads as `render.map`
     body = coloured(painted.repeat(zoom[0], 0).repeat(zoom[1], 1), table(scale))
     notes = [shape_text(numeric.shape), f"colours: {scale.caption}"]
     if constant:
-        body = _badged(body, f"constant {number(finite[0])}")
+        body = badged(body, f"constant {number(finite[0])}")
         if not scale.constant:
             notes.append(f"constant {number(finite[0])}")
     key = None
     if finite.size and not scale.constant:
         key = scale_key(scale, table(scale), height=min(220, max(80, len(body))))
     notes = [*notes, *pixel_notes(zoom, steps), values.note]
-    return compose(_edged(body), title=title, caption=caption, notes=notes, key=key, scale=scale)
+    return compose(edged(body), title=title, caption=caption, notes=notes, key=key, scale=scale)
 
 
-def _badged(body: Picture, text: str) -> Picture:
+def badged(body: Picture, text: str) -> Picture:
+    """Write a text on a plate in the middle, if it fits."""
     image = Image.fromarray(body)
     draw = ImageDraw.Draw(image)
     x, y = image.width / 2, image.height / 2
@@ -95,7 +96,8 @@ def _badged(body: Picture, text: str) -> Picture:
     return np.array(image)
 
 
-def _edged(body: Picture) -> Picture:
+def edged(body: Picture) -> Picture:
+    """Put a thin frame around a picture."""
     edge = np.array(_colours.EDGE, np.uint8)
     framed = np.empty((body.shape[0] + 2, body.shape[1] + 2, 3), np.uint8)
     framed[:] = edge

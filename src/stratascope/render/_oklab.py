@@ -40,6 +40,17 @@ def oklab_to_srgb(lab: ArrayLike) -> NDArray[np.float64]:
     >>> oklab_to_srgb([1.0, 0.0, 0.0]).round(3).tolist()
     [1.0, 1.0, 1.0]
     """
-    linear = (np.asarray(lab, np.float64) @ _LAB_TO_LMS.T) ** 3 @ _LMS_TO_LINEAR.T
-    low = linear <= 0.0031308
-    return np.where(low, linear * 12.92, 1.055 * np.maximum(linear, 0.0) ** (1 / 2.4) - 0.055)
+    columns = np.moveaxis(np.asarray(lab, np.float64), -1, 0)
+    return np.moveaxis(encode(oklab_to_linear(columns)), 0, -1)
+
+
+def oklab_to_linear(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Turn OKLab of shape `(3, ...)` into linear sRGB `(3, ...)`, before its curve."""
+    lms = np.tensordot(_LAB_TO_LMS, columns, 1)
+    return np.tensordot(_LMS_TO_LINEAR, lms * lms * lms, 1)
+
+
+def encode(linear: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Apply the curve of sRGB to linear light of any shape."""
+    curved = 1.055 * np.maximum(linear, 0.0) ** (1 / 2.4) - 0.055
+    return np.where(linear <= 0.0031308, linear * 12.92, curved)

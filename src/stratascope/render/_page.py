@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,9 +73,11 @@ def compose(
     notes: Sequence[str],
     key: Key | None = None,
     scale: Scale | None = None,
+    legend: Sequence[tuple[str, Picture]] = (),
 ) -> Picture:
     """Put a body of shape `(h, w, 3)` on a page with its texts; `scale` has the counts to show."""
-    legend = _legend(scale) if scale is not None else []
+    if scale is not None:
+        legend = swatches((scale.nans, scale.plus_infs, scale.minus_infs), "value")
     body_height, body_width = body.shape[:2]
     key_room = key.room if key else 0
     inner = max(body_width + key_room, _NARROWEST)
@@ -108,6 +111,20 @@ def placeholder(text: str) -> Picture:
     draw.rectangle((0, 0, _NARROWEST - 1, 119), fill=(247, 247, 248), outline=_colours.EDGE)
     write(draw, (_NARROWEST / 2, 60), clean(text), BODY, _colours.SOFT_INK, "mm")
     return np.array(tile)
+
+
+def swatches(amounts: Sequence[int], noun: str) -> list[tuple[str, Picture]]:
+    """Make a legend of how many things are NaN, +Inf and -Inf, without those that none is."""
+    striped = swatch(_colours.NAN_LIGHT)
+    striped[hatch(_SWATCH, _SWATCH)] = _colours.NAN_DARK
+    marks = (striped, swatch(_colours.PLUS_INFINITY), swatch(_colours.MINUS_INFINITY))
+    entries = zip(("NaN", "+Inf", "-Inf"), amounts, marks, strict=True)
+    return [(f"{name}: {count(n, noun)}", mark) for name, n, mark in entries if n]
+
+
+def swatch(colour: Any) -> Picture:
+    """Make the square of one colour that stands in a legend."""
+    return np.full((_SWATCH, _SWATCH, 3), colour, np.uint8)
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -158,16 +175,6 @@ def _draw_key(page: Image.Image, draw: ImageDraw.ImageDraw, key: Key, x: int, y:
         places.append(((y + bottom) / 2, "lm", key.middle))
     for place, anchor, text in places:
         write(draw, (right + 6, place), text, SMALL, _colours.INK, anchor)
-
-
-def _legend(scale: Scale) -> list[tuple[str, Picture]]:
-    striped = np.full((_SWATCH, _SWATCH, 3), _colours.NAN_LIGHT, np.uint8)
-    striped[hatch(_SWATCH, _SWATCH)] = _colours.NAN_DARK
-    plus = np.full_like(striped, _colours.PLUS_INFINITY)
-    minus = np.full_like(striped, _colours.MINUS_INFINITY)
-    amounts = ((scale.nans, "NaN"), (scale.plus_infs, "+Inf"), (scale.minus_infs, "-Inf"))
-    entries = zip(amounts, (striped, plus, minus), strict=True)
-    return [(f"{name}: {count(n, 'value')}", swatch) for (n, name), swatch in entries if n]
 
 
 def _legend_rows(

@@ -3,10 +3,12 @@
 import json
 import os
 import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -45,16 +47,23 @@ def save(picture: Any, path: str | os.PathLike[str], /, **provenance: Any) -> Pa
     if target.suffix.lower() != ".png":
         raise ValueError(f"path must end in '.png', got {str(target)!r}; only PNG is written")
     chunks = _chunks(provenance)
+    with written_whole(target) as file:
+        image.save(file, format="PNG", pnginfo=chunks)
+    return target
+
+
+@contextmanager
+def written_whole(target: Path) -> Generator[BinaryIO]:
+    """Open a file that appears under its name when all of it is written, or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since only there the last step is one rename.
     partial = target.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with partial.open("xb") as file:
-            image.save(file, format="PNG", pnginfo=chunks)
+            yield file
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return target
 
 
 def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -105,6 +114,8 @@ def _plain(value: Any) -> Any:
     """Turn a value into what JSON has; what it has no form for becomes its text."""
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if hasattr(value, "summary"):
+        value = value.summary
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stratascope._scramble import mix as mix
 from stratascope.errors import DataError
 from stratascope.stats._arrays import Array, as_array, dot_rows, fits_float32, namespace, widen
 
@@ -154,18 +155,6 @@ class Batch:
             return self.array.mean(2, dtype=np.float64)
         parts = [_over_positions(_mean, widen(self.array[span])) for span in self.spans()]
         return namespace(self.array).concatenate(parts)
-
-
-def mix(numbers: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Scramble numbers, each to another: the first output of SplitMix64 (Steele et al. 2014).
-
-    >>> hex(mix(np.array([0]))[0])
-    '0xe220a8397b1dcdaf'
-    """
-    z = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
-    return z ^ (z >> np.uint64(31))
 
 
 def _mean(values: Array, axis: int) -> Array:

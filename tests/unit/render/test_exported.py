@@ -6,12 +6,18 @@ from stratascope import render
 
 def test_the_public_names_are_these():
     assert sorted(render.__all__) == [
+        "ColorBasis",
+        "Fidelity",
+        "FitOptions",
         "Scale",
+        "fit_bases",
+        "fit_basis",
         "fit_scale",
         "grid",
         "line",
         "map",
         "read_provenance",
+        "rgb",
         "save",
     ]
 
