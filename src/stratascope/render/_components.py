@@ -19,10 +19,10 @@ _ROW_BITS, _LOADING_BITS = 19, 20
 _EXACT = 512
 _BLOCK, _ROUNDS, _TOLERANCE = 12, 60, 1e-6
 _NEGLIGIBLE = 1e-6
-# Ratio of two variances below which their components may turn into each other; chance alone makes
-# a ratio of so many standard errors (North et al. 1982).
-_DEGENERATE, _CHANCE = 1.05, 3.0
-_UNDECIDED = 0.05
+# Ratio of two variances below which their components may turn into each other. Chance makes one of
+# so many standard errors (North et al. 1982), and heavy tails make these larger than they are.
+_DEGENERATE, _CHANCE = 1.05, 6.0
+_SILENT, _CLEAR = 1e-3, 0.1
 _ROUNDING = 1e-7
 
 
@@ -36,8 +36,9 @@ class Components:
         variances: Along each, descending; 0 where there is nothing to see.
         total: Variance of all channels together.
         projections: Of the rows on each, shape ``(n, K)``.
-        ambiguous: Whether two of the first three variances are all but equal, so that the rows
-            alone do not say which way their components point.
+        ambiguous: Whether a refit on other rows of the kind may turn or mirror the first three:
+            two variances are all but equal, or nothing tells one side of a component from the
+            other.
     """
 
     mean: Floats
@@ -118,7 +119,8 @@ def analyse(rows: Floats, count: int = 3) -> Components:
     mean = rows.mean(0)
     centred = on_lattice(rows - mean, _ROW_BITS)
     total = float(np.square(centred).sum() / len(rows))
-    return orient(_leading_of(centred, count), rows, mean, total)
+    # One more, to see whether the last could be another.
+    return orient(_leading_of(centred, count + 1), rows, mean, total).first(count)
 
 
 def analyse_covariance(mean: Floats, covariance: Floats, rows: Floats) -> Components:
@@ -127,8 +129,7 @@ def analyse_covariance(mean: Floats, covariance: Floats, rows: Floats) -> Compon
     mean = np.where(known, mean, 0.0)
     covariance = np.where(known[:, None] & known, covariance, 0.0)
     total = float(covariance.trace())
-    loadings = leading(covariance, len(mean), 3)
-    return orient(loadings, rows, mean, total)
+    return orient(leading(covariance, len(mean), 4), rows, mean, total).first(3)
 
 
 def _leading_of(centred: Floats, count: int) -> Floats:
@@ -179,14 +180,13 @@ def orient(loadings: Floats, rows: Floats, mean: Floats, total: float) -> Compon
     least = (_ROUNDING * float(np.abs(rows).max(initial=0))) ** 2
     variances[variances <= max(least, _NEGLIGIBLE * variances.max(initial=0))] = 0
     strength = np.sqrt(np.square(rows).sum(1))
-    signs = orient_points(projections, strength)
+    signs, clear = orient_points(projections, strength)
     heaviest = np.take_along_axis(loadings, np.abs(loadings).argmax(0)[None], 0)[0]
     signs = np.where(signs == 0, np.where(heaviest < 0, -1.0, 1.0), signs)
-    ratio = max(_DEGENERATE, 1 + _CHANCE * np.sqrt(2 / len(rows)))
+    ratio = max(_DEGENERATE, 1 + _chance(len(rows)))
     near = (variances[:-1] < ratio * variances[1:]) & (variances[1:] > 0)
-    return Components(
-        mean, loadings * signs, variances, total, projections * signs, bool(near[:2].any())
-    )
+    ambiguous = bool(near[:3].any() or not clear[:3].all())
+    return Components(mean, loadings * signs, variances, total, projections * signs, ambiguous)
 
 
 def rounded_loadings(loadings: Floats) -> Floats:
@@ -194,26 +194,38 @@ def rounded_loadings(loadings: Floats) -> Floats:
     return np.rint(loadings * 2**_LOADING_BITS) / 2**_LOADING_BITS
 
 
-def orient_points(points: Floats, strength: Floats) -> Floats:
-    """Choose the sign of each coordinate `(n, K)` by what the rows make of it; 0 if they do not.
+def orient_points(points: Floats, strength: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Choose the sign of each coordinate `(n, K)` by what the rows make of it.
 
-    The first grows with the strength of the rows, the others have their heavier side on the
-    positive one. Such signs survive any rotation and order of the channels, as those by loadings
-    would not (Bro, Acar & Kolda 2008 on the choice).
+    The first is to grow with the strength of the rows, the others are to have their heavier side on
+    the positive one, and the clearer of these two decides. Such signs survive any rotation and
+    order of the channels, as those by loadings would not (Bro, Acar & Kolda 2008 on the choice).
+
+    Returns:
+        The signs, 0 where the rows say nothing, and which of them are clear.
     """
-    signs = np.zeros(points.shape[1])
+    signs, clear = np.zeros(points.shape[1]), np.ones(points.shape[1], bool)
     around = strength - strength.mean()
+    deviation = float(np.sqrt(np.square(around).mean()))
     for k, point in enumerate(points.T):
         spread = float(np.sqrt(np.square(point).mean()))
         if spread == 0:
             continue
-        scale = spread * float(np.sqrt(np.square(around).mean()))
-        together = float((point * around).mean()) / scale if scale > 0 else 0.0
         # As skewness, but less at the mercy of the few largest.
         lean = float(np.mean(np.sign(point) * np.square(point / spread)))
-        evidence = (together, lean) if k == 0 else (lean, together)
-        signs[k] = next((np.sign(e) for e in evidence if abs(e) >= _UNDECIDED), 0.0)
-    return signs
+        scale = spread * deviation
+        together = float((point * around).mean()) / scale if scale > 0 else 0.0
+        first, second = sorted(((2 if k == 0 else 1) * together, lean), key=abs)[::-1]
+        if abs(first) > _SILENT:
+            signs[k] = np.sign(first)
+        against = abs(second) if first * second < 0 else 0.0
+        clear[k] = abs(first) - against >= max(_CLEAR, _chance(len(point)))
+    return signs, clear
+
+
+def _chance(rows: int) -> float:
+    """Give how far a variance, relative to itself, may be off in so many rows."""
+    return _CHANCE * np.sqrt(2 / rows)
 
 
 def on_lattice(values: Floats, bits: int) -> Floats:

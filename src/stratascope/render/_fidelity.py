@@ -11,6 +11,8 @@ from stratascope.render._text import share
 
 Floats = NDArray[np.float64]
 
+# A step of a or b looks twice as large as one of lightness: deltaEOK2 of CSS.
+_WEIGHTS = np.array([1.0, 2.0, 2.0])
 _PAIRS = 20_000
 # Values that the pairs may have together, and at once.
 _MOST_VALUES, _AT_ONCE = 2**23, 2**18
@@ -29,7 +31,7 @@ class Fidelity:
     """How far the colours can be trusted, measured on the rows that a basis was fitted to.
 
     Attributes:
-        shepard: Rank correlation of feature distance and colour difference (in OKLab) over pairs
+        shepard: Rank correlation of feature distance and colour difference (deltaEOK2) over pairs
             of positions; 1 if what looks more different is more different. None where nothing
             varies.
         deuteranopia: The same as seen with red-green blindness.
@@ -69,7 +71,7 @@ def measure(rows: Floats, lab: Floats) -> Fidelity:
     distance = _distances(rows, first, second)
     found = []
     for light in (linear, (DEUTERANOPIA @ linear).clip(0, 1)):
-        seen = srgb_to_oklab(encode(light.T))
+        seen = srgb_to_oklab(encode(light.T)) * _WEIGHTS
         found.append(rank_correlation(distance, _distances(seen, first, second)))
     return Fidelity(found[0], found[1], None, round(float(outside.mean()), 4))
 

@@ -89,7 +89,7 @@ def remarks(found: Components) -> list[str]:
         kept = " and ".join(("lightness", "blue to yellow")[: found.rank])
         notes.append(f"only {count(found.rank, 'component')} to show, on {kept}")
     if found.ambiguous:
-        notes.append("components of nearly equal strength: a refit may turn the colours")
+        notes.append("ambiguous: a refit on other positions may turn or mirror the colours")
     return notes
 
 

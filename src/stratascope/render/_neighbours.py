@@ -65,7 +65,7 @@ def _placed(landmarks: Floats, points: Floats, width: float, rows: Floats, *note
         return Fitted(parameters, [*notes, "too few different rows to place"])
     rows = rows[:_CANDIDATES]
     found = _interpolated(parameters, rows.T).T
-    signs = orient_points(found, np.sqrt(np.square(rows).sum(1)))
+    signs, _ = orient_points(found, np.sqrt(np.square(rows).sum(1)))
     signs[signs == 0] = 1
     parameters["points"] = parameters["points"] * signs
     found = on_lattice(found * signs, _BITS)

@@ -14,8 +14,9 @@ Floats = NDArray[np.float64]
 GREY = 0.62
 # The share of the rows whose colours a screen must be able to show.
 _SHOWN = 0.98
-# Lightness, then blue to yellow, which all eyes can tell apart, then green to red.
-_AXES = np.array([[1.0, 0, 0], [0, 0, 1], [0, 1, 0]])
+# Lightness, then blue to yellow, which all eyes can tell apart, then green to red. Half a step of
+# a or b looks like a whole one of lightness, as in the difference deltaEOK2 of CSS.
+_AXES = np.array([[1.0, 0, 0], [0, 0, 0.5], [0, 0.5, 0]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
