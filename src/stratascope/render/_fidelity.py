@@ -64,7 +64,7 @@ def measure(rows: Floats, lab: Floats) -> Fidelity:
     """Compare the distances of rows `(n, C)` with those of their colours, OKLab `(3, n)`."""
     if not len(rows):
         return Fidelity(None, None, None, 0.0)
-    pairs = max(1, min(_PAIRS, _MOST_VALUES // rows.shape[1]))
+    pairs = max(1, min(_PAIRS, 8 * len(rows), _MOST_VALUES // rows.shape[1]))
     linear, outside = to_linear(lab)
     generator = np.random.Generator(np.random.Philox(0))
     first, second = (generator.random((2, pairs)) * len(rows)).astype(np.intp)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from stratascope.render import _colours
 from stratascope.render._scale import Scale, positions
@@ -51,8 +52,10 @@ def table(scale: Scale) -> Bytes:
 
 def coloured(painted: Bytes, colours: Bytes) -> Bytes:
     """Turn palette indices `(h, w)` into colours `(h, w, 3)`, hatching where there is NaN."""
-    palette = np.concatenate([colours, np.array(_FIXED, np.uint8)])
-    picture = palette[painted]
+    # Pillow looks colours up in a fraction of the time that NumPy takes.
+    image = Image.fromarray(np.ascontiguousarray(painted))
+    image.putpalette(np.concatenate([colours, np.array(_FIXED, np.uint8)]).tobytes())
+    picture = np.array(image.convert("RGB"))
     missing = painted == NAN
     if missing.any():
         picture[missing & hatch(*painted.shape)] = _colours.NAN_DARK

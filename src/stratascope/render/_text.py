@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from PIL import ImageDraw, ImageFont
 
@@ -32,6 +32,7 @@ def line_height(size: int) -> int:
     return sum(font(size).getmetrics()) + 3
 
 
+@lru_cache(8192)
 def width(text: str, size: int) -> int:
     """Give the pixels that a text takes, rounded up."""
     text = _spaced(text, size)

@@ -47,6 +47,7 @@ def test_it_says_what_made_it_and_how_far_to_trust_it(said):
     maps = layer()
     basis = render.fit_basis(np.stack([maps, layer(1)]))
     render.rgb(maps, basis=basis)
+    assert len(maps[0].flat) < 512  # of more positions, so many are looked at
     assert f"pca-oklab (basis {basis.id[:8]}), fitted to 504 positions" in said["text"]
     assert basis.fidelity.caption in said["text"]
     assert f"fidelity here {basis.measure(maps, axis=0).shepard:.2f}" in said["text"]
