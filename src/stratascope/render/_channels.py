@@ -12,7 +12,7 @@ from stratascope.render import _colours
 from stratascope.render._cells import Sheet
 from stratascope.render._page import Key, Picture, scale_key
 from stratascope.render._scale import Scale, fit_values, fitted
-from stratascope.render._text import TINY, count, number, width, write
+from stratascope.render._text import TINY, count, number, stamp, width, write
 
 # More cells than this make neither a readable picture nor a usable file.
 _MOST_CHANNELS = 16_384
@@ -89,14 +89,13 @@ class Channels:
 
     def labelled(self, body: Picture, sheet: Sheet) -> Picture:
         """Write the numbers over the tiles and badges on the constant ones."""
+        stamp_labels(body, sheet, self.names, self.remarks)
+        badges = self.badges(sheet.tile[1])
+        if not badges:
+            return body
         image = Image.fromarray(body)
         draw = ImageDraw.Draw(image)
-        for label in sheet.labels(self.names, self.remarks):
-            write(draw, (label.x, label.y), label.name, TINY, _colours.INK)
-            if label.remark:
-                x = label.x + width(f"{label.name}  ", TINY)
-                write(draw, (x, label.y), label.remark, TINY, _colours.SOFT_INK)
-        for place, text in self.badges(sheet.tile[1]):
+        for place, text in badges:
             top, left = sheet.corner(place)
             middle = (left + sheet.tile[1] / 2, top + sheet.tile[0] / 2)
             write(draw, middle, text, TINY, _colours.INK, "mm")
@@ -113,6 +112,20 @@ class Channels:
             fits = (text for text in (f"const {value}", "const") if width(text, TINY) < room)
             badges += [(k, text) for text in list(fits)[:1]]
         return badges
+
+
+def stamp_labels(body: Picture, sheet: Sheet, names: Sequence[str], remarks: Sequence[str]) -> None:
+    """Write the names of tiles over them, and what else is to be said of each."""
+    for label in sheet.labels(names, remarks):
+        _put(body, stamp(label.name, TINY, _colours.INK), label.x, label.y)
+        if label.remark:
+            x = label.x + width(f"{label.name}  ", TINY)
+            _put(body, stamp(label.remark, TINY, _colours.SOFT_INK), x, label.y)
+
+
+def _put(body: Picture, text: Picture, x: int, y: int) -> None:
+    room = body[y : y + text.shape[0], x : x + text.shape[1]]
+    room[:] = text[: room.shape[0], : room.shape[1]]
 
 
 def prepare(

@@ -6,18 +6,18 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from stratascope.render import _colours, _paint
 from stratascope.render._arrays import as_numbers
 from stratascope.render._background import suppress
 from stratascope.render._basis import FINE, MINUS, NAN, PLUS, ColorBasis, Coloured, choose
 from stratascope.render._cells import arrange, place
+from stratascope.render._channels import stamp_labels
 from stratascope.render._fit import FitOptions, fit_basis
 from stratascope.render._map import badged, edged
 from stratascope.render._page import Picture, compose, placeholder, shape_text, swatch, swatches
 from stratascope.render._placement import GREY
-from stratascope.render._text import TINY, count, width, write
+from stratascope.render._text import TINY, count, width
 
 _TARGET = 360
 _ACROSS = 960
@@ -139,11 +139,9 @@ def _body(coloured: Coloured, shape: tuple[int, ...]) -> tuple[Picture, list[str
         return edged(tiles[0]), remarks
     names = [str(k) for k in range(depth)]
     sheet = arrange(depth, tiles.shape[1:3], columns=None, label_width=width(names[-1], TINY))
-    image = Image.fromarray(place(tiles, sheet, paper=_colours.PAPER, edge=_colours.EDGE))
-    draw = ImageDraw.Draw(image)
-    for label in sheet.labels(names, [""] * depth):
-        write(draw, (label.x, label.y), label.name, TINY, _colours.INK)
-    return np.array(image), remarks
+    body = place(tiles, sheet, paper=_colours.PAPER, edge=_colours.EDGE)
+    stamp_labels(body, sheet, names, [""] * depth)
+    return body, remarks
 
 
 def _marks(coloured: Coloured) -> Sequence[tuple[str, Picture]]:

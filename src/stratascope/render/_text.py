@@ -5,7 +5,9 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache, lru_cache
 
-from PIL import ImageDraw, ImageFont
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 TITLE, BODY, SMALL, TINY = 15, 12, 11, 10
 
@@ -49,6 +51,16 @@ def write(
 ) -> None:
     """Write one line of text; `anchor` says which of its points stands at `place`."""
     draw.text(place, _spaced(text, size), ink, font(size), anchor=anchor)
+
+
+@lru_cache(8192)
+def stamp(text: str, size: int, ink: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Make a line of text on paper as pixels `(h, w, 3)`, one line high."""
+    image = Image.new("RGB", (width(text, size) + 1, line_height(size)), (255, 255, 255))
+    write(ImageDraw.Draw(image), (0, 0), text, size, ink)
+    pixels = np.array(image)
+    pixels.flags.writeable = False
+    return pixels
 
 
 def clean(text: str) -> str:
