@@ -331,7 +331,7 @@ def assemble(
     weak = np.ldexp(otsu(np.sqrt(np.square(rows).sum(1))), exponent)
     parameters = {**fitted.parameters, **own, "background": np.array(weak)}
     legend = [(name, [round(float(part), 3) for part in colour]) for name, colour in fitted.legend]
-    told = {**about, "rows": len(rows), "notes": list(fitted.notes), "legend": legend}
+    told = {"rows": len(rows), **about, "notes": list(fitted.notes), "legend": legend}
     # Through JSON, so that what is loaded is what was saved.
     plain = json.loads(json.dumps(told))
     nothing = Fidelity(None, None, None, 0.0)

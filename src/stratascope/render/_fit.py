@@ -196,6 +196,7 @@ def _fit(
         "seed": settings.seed,
         "vividness": settings.vividness,
         "parts": settings.parts,
+        "rows": len(rows.values),
         "seen": rows.seen,
         "dropped": rows.dropped,
         "origin": {key: str(value) for key, value in origin.items()},
@@ -255,5 +256,6 @@ def _turned(pooled: ColorBasis, own: Components, turn: Floats, values: Floats) -
     }
     kept: Parameters = {"exponent": pooled.parameters["exponent"]}
     fitted = replace(placed(own, 0.0), parameters=parameters)
-    about = {key: value for key, value in pooled.about.items() if key not in ("notes", "legend")}
+    own_facts = ("notes", "legend", "rows")
+    about = {key: value for key, value in pooled.about.items() if key not in own_facts}
     return assemble(pooled.method, fitted, values, kept, about=about)
