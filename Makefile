@@ -29,12 +29,13 @@ fix: $(VENV)/.dev  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## print the ratios: capture, extract, memory, statistics, compare
+bench: $(VENV)/.dev  ## print the ratios: capture, extract, memory, statistics, compare, pictures
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/stats.py
 	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/render.py
 
 docs: $(VENV)/.dev  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
