@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 from stratascope.render import _colours
 from stratascope.render._cells import Sheet
 from stratascope.render._page import Key, Picture, scale_key
-from stratascope.render._scale import Scale, fit_values, fitted
+from stratascope.render._scale import Estimator, Scale, fit_values, fitted
 from stratascope.render._text import TINY, count, number, stamp, width, write
+from stratascope.render._transform import Transform, describe
 
 # More cells than this make neither a readable picture nor a usable file.
 _MOST_CHANNELS = 16_384
@@ -51,7 +52,8 @@ class Channels:
         """What the ranges are."""
         if self.scope == "layer":
             return self.whole.caption
-        return "each channel has its own range, given over it"
+        how = describe(self.whole.transform)
+        return f"each channel has its own range, given over it{how and f' ({how})'}"
 
     @property
     def remarks(self) -> list[str]:
@@ -134,14 +136,17 @@ def prepare(
     scope: str,
     scale: Scale | None,
     percentile: float,
+    estimator: Estimator = "percentile",
+    transform: Transform = "linear",
     *,
     badged: bool,
 ) -> Channels:
     """Find ranges and constant channels for values `(C, ...)`."""
     left_out = max(0, len(values) - _MOST_CHANNELS)
     values, names = values[:_MOST_CHANNELS], names[:_MOST_CHANNELS]
-    whole = fitted(values, scale, percentile)
-    scales = [whole] if scope == "layer" else own_scales(values, percentile)
+    how = (percentile, estimator, transform)
+    whole = fitted(values, scale, *how)
+    scales = [whole] if scope == "layer" else own_scales(values, *how)
     # A channel of one value, as after global pooling, is no dead channel.
     dead = np.zeros(len(values), bool) if values[0].size == 1 else constants(values)
     return Channels(values, names, scope, whole, scales, dead, left_out, badged)
@@ -167,9 +172,14 @@ def only_value(channel: NDArray[np.float64]) -> float:
     return float(channel[np.isfinite(channel)][0])
 
 
-def own_scales(values: NDArray[np.float64], percentile: float) -> list[Scale]:
+def own_scales(
+    values: NDArray[np.float64],
+    percentile: float,
+    estimator: Estimator = "percentile",
+    transform: Transform = "linear",
+) -> list[Scale]:
     """Fit one scale to each channel; if one of them is diverging then all are."""
-    scales = [fit_values(channel, percentile) for channel in values]
+    scales = [fit_values(channel, percentile, estimator, transform) for channel in values]
     if not any(one.diverging for one in scales):
         return scales
     ends = [max(abs(one.low), abs(one.high)) for one in scales]

@@ -11,8 +11,9 @@ from stratascope.render._arrays import as_values
 from stratascope.render._cells import Sheet, arrange, place
 from stratascope.render._channels import Channels, channel_numbers, checked_scope, prepare
 from stratascope.render._page import Picture, compose, placeholder, shape_text
-from stratascope.render._scale import Scale
+from stratascope.render._scale import Estimator, Scale
 from stratascope.render._text import count
+from stratascope.render._transform import Transform
 
 _ACROSS = 960
 _SMALLEST, _LARGEST = 30, 320
@@ -27,6 +28,8 @@ def grid(
     columns: int | None = None,
     channels: Sequence[int] | None = None,
     percentile: float = 99.5,
+    estimator: Estimator = "percentile",
+    transform: Transform = "linear",
     title: str | None = None,
     caption: str | None = None,
 ) -> Picture:
@@ -39,6 +42,8 @@ def grid(
         columns: How many tiles stand side by side; near-square if None.
         channels: The true numbers of the channels, where the array is a subset of them.
         percentile: Where a fitted range ends; see `fit_scale`.
+        estimator: What sets a fitted range; see `fit_scale`.
+        transform: How values spread over a fitted range; see `Scale`.
         title: A line above the tiles.
         caption: Text below the tiles, before what the picture says of itself.
 
@@ -67,7 +72,7 @@ def grid(
         body = placeholder(f"empty: {shape_text(numeric.shape)}")
         return compose(body, title=title, caption=caption, notes=[values.note])
 
-    layer = prepare(numeric, names, scope, scale, percentile, badged=True)
+    layer = prepare(numeric, names, scope, scale, percentile, estimator, transform, badged=True)
     steps = _paint.stride(numeric.shape[1:], layer.count)
     shown = layer.values[:, :: steps[0], :: steps[1]]
     zoom = _paint.enlargement(shown.shape[1:], target(layer.count, shown.shape[1:]))

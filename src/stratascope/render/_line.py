@@ -9,8 +9,9 @@ from stratascope.render._cells import arrange, place
 from stratascope.render._channels import channel_numbers, checked_scope, prepare
 from stratascope.render._curves import PAD, curves
 from stratascope.render._page import Picture, compose, placeholder, shape_text
-from stratascope.render._scale import Scale
+from stratascope.render._scale import Estimator, Scale
 from stratascope.render._text import count, number
+from stratascope.render._transform import Transform
 
 _ACROSS = 1100
 
@@ -23,6 +24,8 @@ def line(
     columns: int | None = None,
     channels: Sequence[int] | None = None,
     percentile: float = 100.0,
+    estimator: Estimator = "percentile",
+    transform: Transform = "linear",
     title: str | None = None,
     caption: str | None = None,
 ) -> Picture:
@@ -36,6 +39,8 @@ def line(
         columns: How many curves stand side by side; chosen by their number if None.
         channels: The true numbers of the channels, where the array is a subset of them.
         percentile: Where a fitted range ends; see `fit_scale`.
+        estimator: What sets a fitted range; see `fit_scale`.
+        transform: How values spread over a fitted range; see `Scale`.
         title: A line above the curves.
         caption: Text below the curves, before what the picture says of itself.
 
@@ -63,7 +68,7 @@ def line(
         body = placeholder(f"empty: {shape_text(numeric.shape)}")
         return compose(body, title=title, caption=caption, notes=[values.note])
 
-    layer = prepare(numeric, names, scope, scale, percentile, badged=False)
+    layer = prepare(numeric, names, scope, scale, percentile, estimator, transform, badged=False)
     across = side_by_side(layer.count) if columns is None else columns
     tile = plot_size(across)
     sheet = arrange(layer.count, tile, columns=across, label_width=layer.label_width)

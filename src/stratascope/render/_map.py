@@ -17,8 +17,9 @@ from stratascope.render._paint import (
     stride,
     table,
 )
-from stratascope.render._scale import Scale, fitted
+from stratascope.render._scale import Estimator, Scale, fitted
 from stratascope.render._text import SMALL, number, width, write
+from stratascope.render._transform import Transform
 
 _TARGET = 360
 
@@ -28,6 +29,8 @@ def map(  # the name reads as `render.map`
     *,
     scale: Scale | None = None,
     percentile: float = 99.5,
+    estimator: Estimator = "percentile",
+    transform: Transform = "linear",
     title: str | None = None,
     caption: str | None = None,
 ) -> Picture:
@@ -37,6 +40,8 @@ def map(  # the name reads as `render.map`
         array: Numbers of shape `(H, W)`: an array, a tensor on any device, nested sequences.
         scale: The range of the colours; fitted to the values if None.
         percentile: Where a fitted range ends; see `fit_scale`.
+        estimator: What sets a fitted range; see `fit_scale`.
+        transform: How values spread over a fitted range; see `Scale`.
         title: A line above the map.
         caption: Text below the map, before what the picture says of itself.
 
@@ -62,7 +67,7 @@ def map(  # the name reads as `render.map`
     if not numeric.size:
         body = placeholder(f"empty: {shape_text(numeric.shape)}")
         return compose(body, title=title, caption=caption, notes=[values.note])
-    scale = fitted(numeric, scale, percentile)
+    scale = fitted(numeric, scale, percentile, estimator, transform)
     steps = stride(numeric.shape)
     shown = numeric[:: steps[0], :: steps[1]]
     zoom = enlargement(shown.shape, _TARGET, up=True)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from stratascope.render import _colours
 from stratascope.render._paint import hatch
-from stratascope.render._scale import Scale
+from stratascope.render._scale import Scale, value_at
 from stratascope.render._text import (
     BODY,
     SMALL,
@@ -38,7 +38,7 @@ _SWATCH = 11
 class Key:
     """What the colours, or the heights, of the body mean; `colours` runs from low to high.
 
-    Without colours it is drawn as an axis.
+    Without colours it is drawn as an axis. `quarters` stand between the three, from above.
     """
 
     high: str
@@ -47,11 +47,12 @@ class Key:
     colours: Picture | None = None
     top: int = 0
     height: int = 220
+    quarters: tuple[str, str] = ("", "")
 
     @property
     def room(self) -> int:
         """The width that the key takes."""
-        texts = (self.high, self.middle, self.low)
+        texts = (self.high, self.middle, self.low, *self.quarters)
         return _GAP + _BAR_WIDTH + 6 + max(width(text, SMALL) for text in texts)
 
 
@@ -59,6 +60,11 @@ def scale_key(scale: Scale, colours: Picture | None, *, top: int = 0, height: in
     """Make the key of one range that holds for the whole picture."""
     if scale.low == scale.high:
         return Key("", number(scale.low), "", colours, top, height)
+    if scale.transform != "linear":
+        places = (0.25, 0.5, 0.75)
+        inner = [value_at(scale, place) for place in places]
+        low, *between, high = numbers([scale.low, *inner, scale.high])
+        return Key(high, between[1], low, colours, top, height, (between[2], between[0]))
     # Halved first, since the sum of two large ends may exceed the largest float.
     middle = 0.0 if scale.diverging else scale.low / 2 + scale.high / 2
     low, middle_text, high = numbers([scale.low, middle, scale.high])
@@ -173,6 +179,9 @@ def _draw_key(page: Image.Image, draw: ImageDraw.ImageDraw, key: Key, x: int, y:
     places: list[tuple[float, str, str]] = [(y - 2, "la", key.high), (bottom, "ls", key.low)]
     if key.height >= 3 * line_height(SMALL):
         places.append(((y + bottom) / 2, "lm", key.middle))
+    if key.height >= 6 * line_height(SMALL):
+        for part, text in zip((0.25, 0.75), key.quarters, strict=True):
+            places.append((y + part * (bottom - y), "lm", text))
     for place, anchor, text in places:
         write(draw, (right + 6, place), text, SMALL, _colours.INK, anchor)
 

@@ -2,13 +2,16 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stratascope.render._arrays import as_values
 from stratascope.render._text import number, numbers, share
+from stratascope.render._transform import Transform, apply, checked, describe, invert
+
+Estimator = Literal["percentile", "symmetric", "range", "mad", "sigma"]
 
 # A share of negative values below this is noise about zero, not a sign that carries meaning.
 _SIGNED_FROM = 0.01
@@ -17,6 +20,12 @@ _OFFSET_FROM = 0.2
 # Among fewer values than this none can be called an outlier, and the ends are the percentiles.
 _FEW = 16
 _SAMPLED = 4096
+# How many standard deviations a range reaches from its centre, and what makes a median absolute
+# deviation one of them where the values are normal.
+_DEVIATIONS = 3
+_MAD_TO_SIGMA = 1.482602218505602
+# So many order statistics of a histogram stand for its values.
+_RANKS = 10_001
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +38,21 @@ class Scale:
         low: The value at the lower end.
         high: The value at the upper end.
         diverging: Whether the colours part at zero; the range is then symmetric.
-        percentile: The percentile that set the range; None for a range set by hand.
-        at_maximum: Whether the maximum took the percentile's place because that was zero.
+        percentile: The percentile that set the range; None for a range set otherwise.
+        at_maximum: Whether the maximum took the estimate's place because that was zero.
         constant: Whether all finite values were equal.
         finite: How many values were finite.
         clipped: The fraction of the finite values outside the range.
         nans: How many values were NaN.
         plus_infs: How many values were +Inf.
         minus_infs: How many values were -Inf.
+        estimator: What set the range, see `fit_scale`; None for a range set by hand.
+        transform: How values spread over the range: `"linear"`, or with more room for those
+            near zero, from least to most, by `"sqrt"` of the magnitude, `"asinh"` or `"log"`.
 
     Raises:
-        ValueError: The range is not finite, or reversed, or diverging but not symmetric.
+        ValueError: The range is not finite, or reversed, or diverging but not symmetric, or the
+            transform unknown.
 
     >>> Scale(-2, 2, diverging=True).caption
     '±2 (fixed)'
@@ -56,8 +69,11 @@ class Scale:
     nans: int = 0
     plus_infs: int = 0
     minus_infs: int = 0
+    estimator: Estimator | None = None
+    transform: Transform = "linear"
 
     def __post_init__(self) -> None:
+        checked("transform", self.transform, Transform)
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
             raise ValueError(
                 f"the range of a scale must be finite with low <= high, got low={self.low!r}, "
@@ -76,15 +92,14 @@ class Scale:
         >>> fit_scale([-1.0, 1.0]).caption
         '±1 (|x| p99.5, nothing clipped)'
         """
-        fitted = self.percentile is not None
-        if fitted and not self.finite:
+        if self.estimator and not self.finite:
             return "no finite values"
-        if fitted and self.constant:
+        if self.estimator and self.constant:
             return f"constant {number(self.low)}"
-        reasons = [self._reason()]
+        reasons = [self._reason(), describe(self.transform)]
         if self.finite:
             reasons.append(f"{share(self.clipped)} clipped" if self.clipped else "nothing clipped")
-        return f"{self.extent} ({', '.join(reasons)})"
+        return f"{self.extent} ({', '.join(filter(None, reasons))})"
 
     @property
     def extent(self) -> str:
@@ -98,8 +113,12 @@ class Scale:
         return " to ".join(numbers([self.low, self.high]))
 
     def _reason(self) -> str:
-        if self.percentile is None:
+        if self.estimator is None:
             return "fixed"
+        if self.estimator == "range":
+            return "least to greatest"
+        if self.percentile is None:
+            return self._deviations()
         variable = "|x| " if self.diverging else ""
         if self.percentile == 100:
             return "largest |x|" if self.diverging else "all values"
@@ -112,46 +131,106 @@ class Scale:
             return f"{variable}maximum, as {name} is 0"
         return f"{variable}{name}"
 
+    def _deviations(self) -> str:
+        name, centre = ("MAD", "median") if self.estimator == "mad" else ("sigma", "mean")
+        if self.at_maximum:
+            return f"maximum, as the {name} is 0"
+        scaled = " scaled" if self.estimator == "mad" else ""
+        return f"{_DEVIATIONS}{scaled} {name} about " + ("0" if self.diverging else f"the {centre}")
 
-def fit_scale(array: Any, *, percentile: float = 99.5) -> Scale:
+
+def fit_scale(
+    array: Any,
+    *,
+    percentile: float = 99.5,
+    estimator: Estimator = "percentile",
+    transform: Transform = "linear",
+) -> Scale:
     """Choose the range of values that the colours of an array of any shape should stand for.
 
     Where at least 1 % of the finite values are negative, the range is symmetric about zero and
     ends at the percentile of `|x|`. Otherwise it runs from zero, or from the opposite percentile
     where the values stay clear of zero, to the percentile. One outlier never sets it.
 
+    Args:
+        array: The values: an array, a tensor, nested sequences. Or anything that has no values but
+            a method `quantile`, such as `stats.Distribution`: the range is then that of 10,001
+            quantiles, and no data are read.
+        percentile: Where the range ends, from 50 to 100.
+        estimator: What sets the range: the `"percentile"` as above; `"symmetric"`, the same but
+            about zero whatever the signs; `"range"`, the least to the greatest value;
+            `"mad"`, three times the median absolute deviation, scaled to the standard deviation of
+            normal values; `"sigma"`, three standard deviations. The latter two are taken about zero
+            where values are signed; else about the median or the mean, and within the values.
+        transform: How values spread over the range; see `Scale`.
+
     Raises:
-        ValueError: `percentile` is not from 50 to 100.
+        ValueError: `percentile` is not from 50 to 100, or another argument unknown, or the
+            quantiles are those of several channels.
 
     >>> fit_scale([[0.0, 1.0], [2.0, 3.0]]).extent
     '0 to 3'
+    >>> fit_scale([-1.0, 2.0, 0.0], estimator="sigma", transform="sqrt").caption
+    '±3.87 (3 sigma about 0, signed square root, nothing clipped)'
     """
-    return fit_values(as_values(array).array, percentile)
+    # Tensors and data frames have quantiles, too, but values besides.
+    if hasattr(array, "quantile") and not hasattr(array, "__array__"):
+        return _fit_quantiles(array, percentile, estimator, transform)
+    return fit_values(as_values(array).array, percentile, estimator, transform)
 
 
-def fit_values(values: NDArray[np.float64], percentile: float) -> Scale:
+def fit_values(
+    values: NDArray[np.float64],
+    percentile: float,
+    estimator: Estimator = "percentile",
+    transform: Transform = "linear",
+) -> Scale:
     """Choose the range for float64 values; `fit_scale` says how."""
     if not 50 <= percentile <= 100:
         raise ValueError(f"percentile must be from 50 to 100, got {percentile!r}")
+    checked("estimator", estimator, Estimator)
+    share_kept = percentile if estimator in ("percentile", "symmetric") else None
+    blank = Scale(0.0, 1.0, percentile=share_kept, estimator=estimator, transform=transform)
     finite = values[np.isfinite(values)]
     if not finite.size:
-        return observed(Scale(0.0, 1.0, percentile=percentile), values)
+        return observed(blank, values)
     least, most = float(finite.min()), float(finite.max())
     if least == most:
-        scale = Scale(least, least, percentile=percentile, constant=True)
-        return observed(scale, values)
-    if most <= 0 or np.count_nonzero(finite < 0) >= _SIGNED_FROM * finite.size:
-        high = _upper(np.abs(finite), percentile)
+        return observed(replace(blank, low=least, high=least, constant=True), values)
+    if estimator == "range":
+        return observed(replace(blank, low=least, high=most), values)
+    signed = most <= 0 or np.count_nonzero(finite < 0) >= _SIGNED_FROM * finite.size
+    if signed or estimator == "symmetric":
+        high = _reach(np.abs(finite), 0.0, estimator, percentile)
         at_maximum = high <= 0
         high = max(-least, most) if at_maximum else high
-        scale = Scale(-high, high, True, percentile, at_maximum)
+        scale = replace(blank, low=-high, high=high, diverging=True, at_maximum=at_maximum)
         return observed(scale, values)
-    high, start = _upper(finite, percentile), _lower(finite, 100 - percentile)
-    low = start if start > _OFFSET_FROM * high else 0.0
+    low, high = _ends(finite, estimator, percentile)
     at_maximum = high <= low
     if at_maximum:
         low, high = (least if low else 0.0), most
-    return observed(Scale(low, high, False, percentile, at_maximum), values)
+    return observed(replace(blank, low=low, high=high, at_maximum=at_maximum), values)
+
+
+def _fit_quantiles(
+    source: Any, percentile: float, estimator: Estimator, transform: Transform
+) -> Scale:
+    """Choose the range from quantiles; of few values, all of them are taken."""
+    source = getattr(source, "layer", source)
+    total = getattr(source, "total", None)
+    amount = _RANKS if total is None else int(np.sum(total))
+    ranks = max(2, min(amount, _RANKS))
+    q = (np.arange(ranks) + 0.5) / ranks
+    q[0], q[-1] = 0.0, 1.0
+    values = np.asarray(source.quantile(q) if amount else q * np.nan, np.float64)
+    if values.size != ranks:
+        raise ValueError(
+            f"quantiles must be those of one distribution, got shape {values.shape} for {ranks} of "
+            "them; pick a channel, or merge the channels"
+        )
+    scale = fit_values(values.reshape(-1), percentile, estimator, transform)
+    return replace(scale, finite=amount if scale.finite else 0, nans=0)
 
 
 def observed(scale: Scale, values: NDArray[np.float64]) -> Scale:
@@ -170,10 +249,16 @@ def observed(scale: Scale, values: NDArray[np.float64]) -> Scale:
     )
 
 
-def fitted(values: NDArray[np.float64], scale: Scale | None, percentile: float) -> Scale:
+def fitted(
+    values: NDArray[np.float64],
+    scale: Scale | None,
+    percentile: float,
+    estimator: Estimator = "percentile",
+    transform: Transform = "linear",
+) -> Scale:
     """Give the scale passed by the caller, or fit one, with the counts for these values."""
     if scale is None:
-        return fit_values(values, percentile)
+        return fit_values(values, percentile, estimator, transform)
     if not isinstance(scale, Scale):
         raise TypeError(f"scale must be a Scale, got {scale!r}; make one: render.Scale(low, high)")
     return observed(scale, values)
@@ -192,11 +277,58 @@ def positions(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
     placed = np.clip(values, scale.low, scale.high)
     # Taken relative to the larger end first, since high - low may exceed the largest float.
     size = max(abs(scale.low), abs(scale.high))
-    start, end = scale.low / size, scale.high / size
-    placed /= size
+    placed = apply(scale.transform, np.divide(placed, size, out=placed))
+    start, end = _transformed_ends(scale)
     placed -= start
     placed /= end - start
     return placed
+
+
+def value_at(scale: Scale, place: float) -> float:
+    """Give the value that is drawn at a place on 0..1.
+
+    >>> value_at(Scale(0, 8, transform="sqrt"), 0.5)
+    2.0
+    """
+    start, end = _transformed_ends(scale)
+    between = np.array(start * (1 - place) + end * place)
+    return float(invert(scale.transform, between)) * max(abs(scale.low), abs(scale.high))
+
+
+def _transformed_ends(scale: Scale) -> tuple[float, float]:
+    size = max(abs(scale.low), abs(scale.high))
+    start, end = apply(scale.transform, np.array([scale.low, scale.high]) / size)
+    return float(start), float(end)
+
+
+def _ends(
+    finite: NDArray[np.float64], estimator: Estimator, percentile: float
+) -> tuple[float, float]:
+    """Give the range of values that are not signed."""
+    if estimator == "percentile":
+        high, start = _upper(finite, percentile), _lower(finite, 100 - percentile)
+        return (start if start > _OFFSET_FROM * high else 0.0), high
+    most = float(finite.max())
+    relative = finite / most
+    centre = most * float(np.median(relative) if estimator == "mad" else relative.mean())
+    reach = _reach(np.abs(finite - centre), centre, estimator, percentile)
+    return max(float(finite.min()), centre - reach), min(most, centre + reach)
+
+
+def _reach(
+    sizes: NDArray[np.float64], centre: float, estimator: Estimator, percentile: float
+) -> float:
+    """Give how far a range reaches from its centre, of the distances from it."""
+    if estimator in ("percentile", "symmetric"):
+        return _upper(sizes, percentile)
+    most = float(sizes.max())
+    if not most:
+        return 0.0
+    # Relative to the largest, since a square may exceed the largest float.
+    relative = sizes / most
+    one = np.sqrt((relative**2).mean()) if estimator == "sigma" else np.median(relative)
+    factor = float(one) * (_DEVIATIONS if estimator == "sigma" else _DEVIATIONS * _MAD_TO_SIGMA)
+    return min(most * factor, np.finfo(np.float64).max - abs(centre))
 
 
 def _upper(values: NDArray[np.float64], percentile: float) -> float:

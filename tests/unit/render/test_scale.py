@@ -1,11 +1,16 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import median_abs_deviation
 
 from stratascope.render import Scale, fit_scale
-from stratascope.render._scale import observed, positions
+from stratascope.render._page import scale_key
+from stratascope.render._scale import observed, positions, value_at
+from stratascope.stats import HalfHistogram, Histogram
 
 floats = hnp.arrays(
     st.sampled_from([np.float16, np.float32, np.float64]),
@@ -170,3 +175,138 @@ def test_positions_keep_the_order_of_values(values):
 @given(hnp.arrays(np.float64, 30, elements=st.floats(-1e6, 1e6)))
 def test_the_scale_does_not_depend_on_the_order_of_values(values):
     assert fit_scale(values) == fit_scale(values[::-1])
+
+
+def test_the_range_may_be_all_values_as_they_are():
+    scale = fit_scale([-1.0, 0.0, 5.0], estimator="range")
+    assert (scale.low, scale.high, scale.diverging) == (-1, 5, False)
+    assert scale.caption == "-1 to 5 (least to greatest, nothing clipped)"
+
+
+def test_a_symmetric_range_ends_at_the_magnitude_whatever_the_signs(rng):
+    values = rng.uniform(1, 2, 10_000)
+    scale = fit_scale(values, estimator="symmetric", percentile=98)
+    assert scale.high == pytest.approx(np.percentile(values, 98), rel=1e-6)
+    assert scale.low == -scale.high
+    assert "(|x| p98, 2 % clipped)" in scale.caption
+
+
+def test_three_deviations_of_normal_values_are_three_sigma_by_both_estimators(rng):
+    values = rng.normal(0, 2, 200_000)
+    for estimator, words in (("sigma", "3 sigma about 0"), ("mad", "3 scaled MAD about 0")):
+        scale = fit_scale(values, estimator=estimator)
+        assert scale.high == pytest.approx(6, rel=0.02)
+        assert scale.diverging
+        assert f"({words}, 0.2" in scale.caption
+
+
+@pytest.mark.parametrize(
+    ("estimator", "centre", "deviation"),
+    [("sigma", np.mean, np.std), ("mad", np.median, partial(median_abs_deviation, scale="normal"))],
+    ids=["sigma", "mad"],
+)
+def test_deviations_of_velocities_are_taken_about_their_middle(rng, estimator, centre, deviation):
+    values = rng.normal(3000, 100, 5000)
+    spread = deviation(values)
+    scale = fit_scale(values, estimator=estimator)
+    assert scale.low == pytest.approx(centre(values) - 3 * spread)
+    assert scale.high == pytest.approx(centre(values) + 3 * spread)
+    assert "about the me" in scale.caption
+
+
+def test_deviations_reach_no_further_than_values_that_are_not_signed(rng):
+    scale = fit_scale(np.maximum(rng.normal(size=10_000), 0), estimator="sigma")
+    assert scale.low == 0
+
+
+@pytest.mark.parametrize("estimator", ["mad", "sigma"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_deviation_of_zero_gives_way_to_the_maximum_and_says_so(estimator, sign):
+    values = np.zeros(10_000)
+    values[7] = 3 * sign
+    scale = fit_scale(values, estimator=estimator)
+    assert scale.high > 0
+    assert (estimator == "sigma") or "(maximum, as the MAD is 0, nothing clipped)" in scale.caption
+
+
+@pytest.mark.parametrize(
+    ("transform", "formula"),
+    [
+        ("linear", lambda x: x),
+        ("sqrt", lambda x: np.sign(x) * np.abs(x) ** 0.5),
+        ("asinh", lambda x: np.arcsinh(x / 0.1) / np.arcsinh(10)),
+        ("log", lambda x: np.sign(x) * np.log(1000 * np.abs(x) + 1) / np.log(1001)),
+    ],
+)
+def test_a_transform_follows_its_formula_and_labels_are_original_values(rng, transform, formula):
+    values = rng.uniform(-7, 7, 100)
+    scale = Scale(-7, 7, diverging=True, transform=transform)
+    placed = positions(values, scale)
+    np.testing.assert_allclose(placed, 0.5 + formula(values / 7) / 2, atol=1e-12)
+    for value, place in zip(values, placed, strict=True):
+        assert value_at(scale, place) == pytest.approx(value, rel=1e-9)
+
+
+def test_a_bar_that_is_not_linear_labels_its_quarters():
+    key = scale_key(Scale(0, 16, transform="sqrt"), None)
+    assert (key.high, key.middle, key.low, key.quarters) == ("16", "4", "0", ("9", "1"))
+    assert Scale(0, 16, transform="sqrt").caption == "0 to 16 (fixed, signed square root)"
+
+
+@pytest.mark.parametrize("estimator", ["percentile", "symmetric", "range", "mad", "sigma"])
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_stored_histogram_gives_the_range_of_its_values(rng, estimator, relu):
+    values = rng.normal(size=(4, 3, 5000)).astype(np.float32)
+    values = np.maximum(values, 0) if relu else values
+    histogram = Histogram(bins_per_octave=64)
+    histogram.update(values)
+    known = fit_scale(histogram.compute(), estimator=estimator)
+    direct = fit_scale(values, estimator=estimator)
+    assert (known.low, known.high) == pytest.approx((direct.low, direct.high), rel=0.02, abs=1e-9)
+    assert (known.diverging, known.finite) == (direct.diverging, direct.finite)
+    assert known.clipped == pytest.approx(direct.clipped, abs=5e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 100, 300])
+def test_a_histogram_of_few_values_gives_what_they_give(rng, size):
+    values = rng.normal(size=(size, 1)).astype(np.float16)
+    values[0] = 1e4
+    histogram = HalfHistogram("float16")
+    histogram.update(values)
+    assert fit_scale(histogram.compute()) == fit_scale(values)
+
+
+def test_a_histogram_without_values_has_no_range():
+    histogram = HalfHistogram("float16")
+    histogram.update(np.full((2, 1), np.nan, np.float16))
+    assert fit_scale(histogram.compute()).caption == "no finite values"
+
+
+def test_quantiles_of_several_channels_are_refused():
+    class Channels:
+        def quantile(self, q):
+            return np.zeros((len(q), 3))
+
+    with pytest.raises(ValueError, match=r"of one distribution, got shape \(10001, 3\) .* pick a"):
+        fit_scale(Channels())
+
+
+@pytest.mark.parametrize("given", [{"estimator": "median"}, {"transform": "sqr"}])
+def test_an_unknown_estimator_or_transform_is_refused_with_the_choices(given):
+    with pytest.raises(ValueError, match=r"must be one of '(percentile|linear)', .*, got '(me|sq)"):
+        fit_scale([1.0, 2.0], **given)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    floats,
+    st.sampled_from(["symmetric", "range", "mad", "sigma"]),
+    st.sampled_from(["linear", "sqrt", "asinh", "log"]),
+)
+def test_every_estimator_and_transform_places_any_values(values, estimator, transform):
+    scale = fit_scale(values, estimator=estimator, transform=transform)
+    placed = positions(values.astype(np.float64), scale)
+    numbers = ~np.isnan(values)
+    assert ((placed[numbers] >= 0) & (placed[numbers] <= 1)).all()
+    assert scale_key(scale, None).room > 0
+    assert scale.caption
