@@ -5,6 +5,7 @@
 3
 """
 
+from stratascope.render._axes import Axis
 from stratascope.render._basis import ColorBasis
 from stratascope.render._fidelity import Fidelity
 from stratascope.render._fit import FitOptions, fit_bases, fit_basis
@@ -14,8 +15,11 @@ from stratascope.render._map import map
 from stratascope.render._rgb import rgb
 from stratascope.render._save import read_provenance, save
 from stratascope.render._scale import Scale, fit_scale
+from stratascope.render._spectrogram import spectrogram
+from stratascope.render._wiggle import wiggle
 
 __all__ = [
+    "Axis",
     "ColorBasis",
     "Fidelity",
     "FitOptions",
@@ -29,4 +33,7 @@ __all__ = [
     "read_provenance",
     "rgb",
     "save",
+    "spectrogram",
+    "wiggle",
+
 ]

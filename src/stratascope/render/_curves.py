@@ -11,7 +11,7 @@ from stratascope.render._paint import hatch
 from stratascope.render._scale import Scale, positions
 
 PAD = 4
-_PEN = 1.3
+PEN = 1.3
 # In quarters of a pixel to either side.
 _PEN_REACH = 2
 _SUB = 4
@@ -86,8 +86,8 @@ def coverage(
     The columns `(C, k * w)` may be finer than the pixels; the share is then their mean.
     """
     rows = np.arange(height, dtype=np.float32)[:, None]
-    top = (low - _PEN / 2 + 0.5).astype(np.float32)[:, None, :]
-    bottom = (high + _PEN / 2 + 0.5).astype(np.float32)[:, None, :]
+    top = (low - PEN / 2 + 0.5).astype(np.float32)[:, None, :]
+    bottom = (high + PEN / 2 + 0.5).astype(np.float32)[:, None, :]
     share = np.minimum(bottom, rows + 1)
     share -= np.maximum(top, rows)
     np.nan_to_num(share, copy=False)

@@ -1,12 +1,16 @@
 """One map as one picture."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from stratascope.render import _colours
 from stratascope.render._arrays import as_values
+from stratascope.render._axes import Axes, framed
 from stratascope.render._page import Picture, compose, placeholder, scale_key, shape_text
 from stratascope.render._paint import (
     CONSTANT,
@@ -31,6 +35,7 @@ def map(  # the name reads as `render.map`
     percentile: float = 99.5,
     estimator: Estimator = "percentile",
     transform: Transform = "linear",
+    axes: Axes | None = None,
     title: str | None = None,
     caption: str | None = None,
 ) -> Picture:
@@ -42,6 +47,7 @@ def map(  # the name reads as `render.map`
         percentile: Where a fitted range ends; see `fit_scale`.
         estimator: What sets a fitted range; see `fit_scale`.
         transform: How values spread over a fitted range; see `Scale`.
+        axes: What its rows and its columns are: two names, or `Axis` with their units.
         title: A line above the map.
         caption: Text below the map, before what the picture says of itself.
 
@@ -50,7 +56,8 @@ def map(  # the name reads as `render.map`
 
     Raises:
         ValueError: The array does not have two dimensions.
-        TypeError: The array does not hold numbers, or `scale` is not a Scale.
+        TypeError: The array does not hold numbers, or `scale` is not a Scale, or an axis neither
+            an Axis nor a name.
 
     >>> map([[0.0, 1.0], [2.0, 3.0]]).dtype
     dtype('uint8')
@@ -68,25 +75,65 @@ def map(  # the name reads as `render.map`
         body = placeholder(f"empty: {shape_text(numeric.shape)}")
         return compose(body, title=title, caption=caption, notes=[values.note])
     scale = fitted(numeric, scale, percentile, estimator, transform)
-    steps = stride(numeric.shape)
-    shown = numeric[:: steps[0], :: steps[1]]
-    zoom = enlargement(shown.shape, _TARGET, up=True)
-    finite = numeric[np.isfinite(numeric)]
+    page = Page(title, caption, axes=axes, extra=[values.note])
+    return drawn(numeric, scale, page, first=[shape_text(numeric.shape)])
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What stands around a map: its texts, its axes, and what else its caption has to say."""
+
+    title: str | None = None
+    caption: str | None = None
+    axes: Axes | None = None
+    extra: Sequence[str] = ()
+
+
+def drawn(
+    values: NDArray[np.float64],
+    scale: Scale,
+    page: Page,
+    *,
+    first: Sequence[str],
+    colours: Picture | None = None,
+) -> Picture:
+    """Draw values `(H, W)`, or panels `(P, H, W)` beside each other, with a colour bar."""
+    colours = table(scale) if colours is None else colours
+    panels = values if values.ndim == 3 else values[None]
+    framed_panels, notes, top = [], [], 0
+    for k, panel in enumerate(panels):
+        body, notes = painted(panel, scale, colours, target=_TARGET if len(panels) == 1 else 240)
+        heading = str(k) if len(panels) > 1 else ""
+        picture, top = framed(body, page.axes, panel.shape, heading=heading)
+        framed_panels.append(np.pad(picture, ((0, 0), (0, 12), (0, 0)), constant_values=255))
+    body = np.hstack(framed_panels)[:, :-12]
+    key = None
+    if scale.finite and not scale.constant:
+        height = min(220, max(80, len(body) - 2 * top))
+        key = scale_key(scale, colours, top=top, height=height)
+    notes = [*first, f"colours: {scale.caption}", *notes, *page.extra]
+    return compose(body, title=page.title, caption=page.caption, notes=notes, key=key, scale=scale)
+
+
+def painted(
+    values: NDArray[np.float64], scale: Scale, colours: Picture, *, target: int
+) -> tuple[Picture, list[str]]:
+    """Paint values `(H, W)`, with a badge if they are constant; say what was done to fit them."""
+    steps = stride(values.shape)
+    shown = values[:: steps[0], :: steps[1]]
+    zoom = enlargement(shown.shape, target, up=True)
+    finite = values[np.isfinite(values)]
     constant = bool(finite.size) and finite.min() == finite.max()
-    painted = indices(shown, scale)
+    marked = indices(shown, scale)
     if constant:
-        painted[np.isfinite(shown)] = CONSTANT
-    body = coloured(painted.repeat(zoom[0], 0).repeat(zoom[1], 1), table(scale))
-    notes = [shape_text(numeric.shape), f"colours: {scale.caption}"]
+        marked[np.isfinite(shown)] = CONSTANT
+    body = coloured(marked.repeat(zoom[0], 0).repeat(zoom[1], 1), colours)
+    notes = []
     if constant:
         body = badged(body, f"constant {number(finite[0])}")
         if not scale.constant:
             notes.append(f"constant {number(finite[0])}")
-    key = None
-    if finite.size and not scale.constant:
-        key = scale_key(scale, table(scale), height=min(220, max(80, len(body))))
-    notes = [*notes, *pixel_notes(zoom, steps), values.note]
-    return compose(edged(body), title=title, caption=caption, notes=notes, key=key, scale=scale)
+    return body, [*notes, *pixel_notes(zoom, steps)]
 
 
 def badged(body: Picture, text: str) -> Picture:

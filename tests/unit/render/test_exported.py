@@ -6,6 +6,7 @@ from stratascope import render
 
 def test_the_public_names_are_these():
     assert sorted(render.__all__) == [
+        "Axis",
         "ColorBasis",
         "Fidelity",
         "FitOptions",
@@ -19,6 +20,9 @@ def test_the_public_names_are_these():
         "read_provenance",
         "rgb",
         "save",
+        "spectrogram",
+        "wiggle",
+
     ]
 
 

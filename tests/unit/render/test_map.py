@@ -147,6 +147,22 @@ def test_long_texts_wrap_instead_of_being_cut():
     assert (margin == 255).all()
 
 
+def test_axes_stand_beside_the_map_and_leave_its_pixels_as_they_are(rng):
+    values = rng.normal(size=(12, 90))
+    plain = render.map(values)
+    named = render.map(values, axes=("channel", render.Axis("time", 0.004, unit="s")))
+    assert named.shape[0] > plain.shape[0]
+    assert named.shape[1] > plain.shape[1]
+    body = plain[21:80, 21:300]
+    starts = [
+        (y, x)
+        for y in range(20, 60)
+        for x in range(20, 80)
+        if (named[y : y + len(body), x : x + body.shape[1]] == body).all()
+    ]
+    assert len(starts) == 1
+
+
 @pytest.mark.parametrize(
     ("shape", "remedy"),
     [

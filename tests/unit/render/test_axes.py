@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stratascope import render
+from stratascope.render import Axis
+from stratascope.render._axes import framed, ticks
+
+steps = st.floats(1e-9, 1e9)
+
+
+def test_numbers_stand_in_the_middle_of_the_places_that_have_these_values():
+    axis = Axis("time", step=0.004, start=1.2, unit="s")
+    for pixel, text in ticks(axis, 300, 600, 40):
+        place = int(pixel / 600 * 300)
+        assert axis.start + axis.step * place == pytest.approx(float(text), abs=axis.step / 2)
+
+
+def test_what_is_counted_has_whole_numbers():
+    assert [text for _, text in ticks(Axis("token"), 3, 300, 30)] == ["0", "1", "2"]
+
+
+def test_an_axis_may_run_downwards():
+    assert ticks(Axis("frequency", -10.0, 20.0), 3, 90, 20) == [(75, "0"), (45, "10"), (15, "20")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps, st.floats(-1e5, 1e5), st.integers(1, 5000), st.integers(20, 2000))
+def test_numbers_are_inside_apart_and_different(step, start, places, pixels):
+    marks = sorted(ticks(Axis("x", step, start * step), places, pixels, 40))
+    rows = [row for row, _ in marks]
+    assert all(0 <= row < pixels for row in rows)
+    assert (np.diff(rows) >= 39).all()
+    assert len({text for _, text in marks}) == len(marks)
+
+
+@pytest.mark.parametrize("step", [5e-324, 1e-300, 1e308])
+def test_an_axis_beyond_all_measure_has_no_numbers_or_few(step):
+    assert len(ticks(Axis("x", step), 70, 280, 40)) <= 8
+    assert render.map(np.arange(12.0).reshape(3, 4), axes=(Axis("x", step), "y")).ndim == 3
+
+
+def test_a_frame_without_axes_is_one_pixel_wide():
+    body = np.zeros((4, 5, 3), np.uint8)
+    picture, top = framed(body, None, (4, 5))
+    assert (picture.shape, top) == ((6, 7, 3), 0)
+    assert (picture[1:-1, 1:-1] == 0).all()
+    assert (picture[0] > 200).all()
+
+
+@pytest.mark.parametrize("given", [{"step": 0}, {"step": np.inf}, {"start": np.nan}])
+def test_an_axis_must_be_finite_and_move(given):
+    with pytest.raises(ValueError, match="must have a finite start and a finite step that is not"):
+        Axis("time", **given)
+
+
+def test_an_axis_is_an_axis_or_a_name():
+    with pytest.raises(TypeError, match=r"an axis must be a render\.Axis or a name, got 0\.004"):
+        render.map([[0.0, 1.0]], axes=("time", 0.004))
+
+
+def test_a_name_that_the_font_lacks_is_drawn_by_its_nearest_sign():
+    assert render.map([[0.0, 1.0]], axes=("µ → τ", Axis("ω", unit="rad/s"))).ndim == 3
