@@ -15,7 +15,9 @@ from stratascope.render._map import map
 from stratascope.render._rgb import rgb
 from stratascope.render._save import read_provenance, save
 from stratascope.render._scale import Scale, fit_scale
+from stratascope.render._slices import slices
 from stratascope.render._spectrogram import spectrogram
+from stratascope.render._tokens import tokens
 from stratascope.render._wiggle import wiggle
 
 __all__ = [
@@ -33,7 +35,9 @@ __all__ = [
     "read_provenance",
     "rgb",
     "save",
+    "slices",
     "spectrogram",
+    "tokens",
     "wiggle",
 
 ]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from stratascope.render import _colours
+from stratascope.render import _colours, _paint
 from stratascope.render._cells import Sheet
 from stratascope.render._page import Key, Picture, scale_key
 from stratascope.render._scale import Estimator, Scale, fit_values, fitted
@@ -88,6 +88,20 @@ class Channels:
         if self.scope == "layer":
             return scale_key(self.whole, colours, top=top, height=height)
         return Key("high", "0" if self.diverging else "", "low", colours, top, height)
+
+    def paint(self, shown: NDArray[np.float64]) -> _paint.Bytes:
+        """Give the palette indices of values `(C, ...)` of the channels, grey where constant."""
+        if self.scope == "layer":
+            painted = _paint.indices(shown, self.whole)
+        else:
+            pairs = zip(shown, self.scales, strict=True)
+            painted = np.stack([_paint.indices(channel, one) for channel, one in pairs])
+        dead = self.dead
+        if dead.any():
+            painted[dead] = np.where(
+                painted[dead] < _colours.LEVELS, _paint.CONSTANT, painted[dead]
+            )
+        return painted
 
     def labelled(self, body: Picture, sheet: Sheet) -> Picture:
         """Write the numbers over the tiles and badges on the constant ones."""

@@ -104,14 +104,7 @@ def target(channels: int, shape: tuple[int, ...]) -> int:
 def _tiles(
     shown: NDArray[np.float64], layer: Channels, zoom: tuple[int, int], sheet: Sheet
 ) -> Picture:
-    if layer.scope == "layer":
-        painted = _paint.indices(shown, layer.whole)
-    else:
-        pairs = zip(shown, layer.scales, strict=True)
-        painted = np.stack([_paint.indices(channel, one) for channel, one in pairs])
-    dead = layer.dead
-    if dead.any():
-        painted[dead] = np.where(painted[dead] < _colours.LEVELS, _paint.CONSTANT, painted[dead])
+    painted = layer.paint(shown)
     tiles = painted.repeat(zoom[0], 1).repeat(zoom[1], 2)
     board = place(tiles, sheet, paper=_paint.PAPER, edge=_paint.EDGE)
     return _paint.coloured(

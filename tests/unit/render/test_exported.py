@@ -20,7 +20,9 @@ def test_the_public_names_are_these():
         "read_provenance",
         "rgb",
         "save",
+        "slices",
         "spectrogram",
+        "tokens",
         "wiggle",
 
     ]
