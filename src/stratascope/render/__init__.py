@@ -9,6 +9,7 @@ from stratascope.render._axes import Axis
 from stratascope.render._basis import ColorBasis
 from stratascope.render._fidelity import Fidelity
 from stratascope.render._fit import FitOptions, fit_bases, fit_basis
+from stratascope.render._gather import gather
 from stratascope.render._grid import grid
 from stratascope.render._line import line
 from stratascope.render._map import map
@@ -29,6 +30,7 @@ __all__ = [
     "fit_bases",
     "fit_basis",
     "fit_scale",
+    "gather",
     "grid",
     "line",
     "map",

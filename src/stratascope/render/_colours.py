@@ -1,4 +1,4 @@
-"""The colours of every picture: two tables made in OKLab, and the few fixed ones around them."""
+"""The colours of every picture: tables made in OKLab, and the few fixed ones around them."""
 
 from functools import cache
 from math import comb
@@ -28,6 +28,8 @@ _SEQUENTIAL = ((0.06, 292), (0.15, 272), (0.14, 238), (0.09, 178), (0.20, 138), 
 _SEQUENTIAL_LIGHTNESS = (0.19, 0.95)
 _BLUE = ((0.0, 240), (0.055, 240), (0.13, 250), (0.155, 257), (0.125, 262))
 _ORANGE = ((0.0, 62), (0.055, 62), (0.13, 52), (0.155, 42), (0.125, 36))
+_RED = ((0.0, 20), (0.05, 20), (0.13, 24), (0.18, 27), (0.155, 28))
+_GREY_LIGHTNESS = (0.985, 0.18)
 _DIVERGING_LIGHTNESS = (0.965, 0.40)
 
 
@@ -59,10 +61,36 @@ def diverging(levels: int = LEVELS) -> NDArray[np.uint8]:
     >>> diverging(3)[1].tolist()
     [243, 243, 243]
     """
+    return _two_sided(_ORANGE, levels)
+
+
+@cache
+def red_blue(levels: int = LEVELS) -> NDArray[np.uint8]:
+    """Give the table for signed values in seismics, blue to near-white to red, `(levels, 3)`.
+
+    >>> red_blue(3)[1].tolist()
+    [243, 243, 243]
+    """
+    return _two_sided(_RED, levels)
+
+
+@cache
+def grey(levels: int = LEVELS) -> NDArray[np.uint8]:
+    """Give the table for signed values in seismics, white to grey to black, `(levels, 3)`.
+
+    >>> bool((np.diff(grey().astype(int), axis=0) <= 0).all())
+    True
+    """
+    lab = np.zeros((levels, 3))
+    lab[:, 0] = np.linspace(*_GREY_LIGHTNESS, levels)
+    return _frozen(lab)
+
+
+def _two_sided(positive: tuple[tuple[float, float], ...], levels: int) -> NDArray[np.uint8]:
     t = np.linspace(-1.0, 1.0, levels)
     centre, end = _DIVERGING_LIGHTNESS
     size = np.abs(t)
-    colour = np.where(t[:, None] < 0, _path(_BLUE, size), _path(_ORANGE, size))
+    colour = np.where(t[:, None] < 0, _path(_BLUE, size), _path(positive, size))
     return _frozen(np.column_stack([centre + (end - centre) * size, colour]))
 
 

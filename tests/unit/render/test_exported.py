@@ -14,6 +14,7 @@ def test_the_public_names_are_these():
         "fit_bases",
         "fit_basis",
         "fit_scale",
+        "gather",
         "grid",
         "line",
         "map",
