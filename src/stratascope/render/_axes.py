@@ -12,7 +12,7 @@ from stratascope.render._text import SMALL, clean, line_height, numbers, width, 
 
 _TICK = 4
 # Pixels from one number to the next, at least.
-_APART_DOWN, _APART_ACROSS = 40, 70
+_APART_DOWN, _APART_ACROSS = 40, 56
 
 
 @dataclass(frozen=True, slots=True)

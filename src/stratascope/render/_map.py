@@ -102,7 +102,7 @@ def drawn(
     panels = values if values.ndim == 3 else values[None]
     framed_panels, notes, top = [], [], 0
     for k, panel in enumerate(panels):
-        body, notes = painted(panel, scale, colours, target=_TARGET if len(panels) == 1 else 240)
+        body, notes = painted(panel, scale, colours)
         heading = str(k) if len(panels) > 1 else ""
         picture, top = framed(body, page.axes, panel.shape, heading=heading)
         framed_panels.append(np.pad(picture, ((0, 0), (0, 12), (0, 0)), constant_values=255))
@@ -116,12 +116,12 @@ def drawn(
 
 
 def painted(
-    values: NDArray[np.float64], scale: Scale, colours: Picture, *, target: int
+    values: NDArray[np.float64], scale: Scale, colours: Picture
 ) -> tuple[Picture, list[str]]:
     """Paint values `(H, W)`, with a badge if they are constant; say what was done to fit them."""
     steps = stride(values.shape)
     shown = values[:: steps[0], :: steps[1]]
-    zoom = enlargement(shown.shape, target, up=True)
+    zoom = enlargement(shown.shape, _TARGET, up=True)
     finite = values[np.isfinite(values)]
     constant = bool(finite.size) and finite.min() == finite.max()
     marked = indices(shown, scale)

@@ -37,8 +37,8 @@ def spectrogram(
     Args:
         array: Numbers of shape `(L,)`: an array, a tensor on any device, a sequence.
         axis: What the signal runs along, with its sampling interval.
-        window: Values in a window; if None a power of two near four times the root of the length.
-        step: Values from one window to the next; if None a quarter of the window, or more where
+        window: Values in a window; if None a power of two near twice the root of the length.
+        step: Values from one window to the next; if None an eighth of the window, or more where
             there would be over 1,000 windows.
         scale: The range of the decibels; if None 80 below the greatest.
         title: A line above the picture.
@@ -108,9 +108,9 @@ def power_decibels(
 
 def _checked(length: int, window: int | None, step: int | None) -> tuple[int, int]:
     if window is None:
-        window = min(length, 2 ** max(4, round(np.log2(4 * length**0.5))))
+        window = min(length, 2 ** max(4, round(np.log2(2 * length**0.5))))
     if step is None:
-        step = max(1, window // 4, -(-(length - window) // _COLUMNS))
+        step = max(1, window // 8, -(-(length - window) // _COLUMNS))
     if not 1 <= window <= length or step < 1:
         raise ValueError(
             f"window must be from 1 to the {length} values and step at least 1, got "
