@@ -97,43 +97,41 @@ def framed(
     heading: str = "",
     margin: int = 0,
 ) -> tuple[Picture, int]:
-    """Put a thin frame and numbered axes, down and across, around a body that shows `places`.
+    """Put numbered axes, down and across, beside a body that shows `places` in its thin frame.
 
-    The outermost `margin` pixels of the body at its left and right show none.
+    The outermost `margin` pixels inside the frame, at its left and right, show none.
 
     Returns:
         The picture, and how far down the body begins.
     """
+    if axes is None:
+        return body, 0
     height, across_pixels = body.shape[:2]
-    down, across = (as_axis(axis) for axis in axes or ("", ""))
-    marks_down = ticks(down, places[0], height, _APART_DOWN) if axes else []
-    inner = across_pixels - 2 * margin
-    marks_across = ticks(across, places[1], inner, _APART_ACROSS) if axes else []
+    down, across = (as_axis(axis) for axis in axes)
+    marks_down = ticks(down, places[0], height - 2, _APART_DOWN)
+    marks_across = ticks(across, places[1], across_pixels - 2 - 2 * margin, _APART_ACROSS)
     name_down, name_across = clean(down.label), clean(across.label)
     line = line_height(SMALL)
     left = max([width(text, SMALL) + _TICK + 4 for _, text in marks_down], default=0)
     # A heading stands beside the name of the axis down, and both over the body.
     left = max(left, width(name_down, SMALL) + 12) if name_down and heading else left
     top = line + 3 if name_down or heading else 0
-    right = max(across_pixels + 2, width(name_down, SMALL) - left, width(name_across, SMALL)) + 12
-    below = (line if marks_across else 0) + (line if name_across else 0)
-    page = Image.new("RGB", (left + right, top + height + below + 8), _colours.PAPER)
+    right = max(across_pixels, width(name_down, SMALL) - left, width(name_across, SMALL)) + 12
+    below = (line if marks_across else 0) + (line if name_across else 0) + 6
+    page = Image.new("RGB", (left + right, top + height + below), _colours.PAPER)
+    page.paste(Image.fromarray(body), (left, top))
     draw = ImageDraw.Draw(page)
-    bottom = top + height + 1
-    draw.rectangle((left, top, left + across_pixels + 1, bottom), outline=_colours.EDGE)
-    page.paste(Image.fromarray(body), (left + 1, top + 1))
     write(draw, (0, 0), name_down, SMALL, _colours.SOFT_INK)
     write(draw, (left + 1, 0), heading, SMALL, _colours.INK)
     for row, text in marks_down:
         y = top + 1 + row
         draw.line((left - _TICK, y, left - 1, y), fill=_colours.SOFT_INK)
         write(draw, (left - _TICK - 3, y), text, SMALL, _colours.INK, "rm")
+    bottom = top + height
     for column, text in marks_across:
         x = left + 1 + margin + column
-        draw.line((x, bottom + 1, x, bottom + _TICK), fill=_colours.SOFT_INK)
-        write(draw, (x, bottom + _TICK + 2), text, SMALL, _colours.INK, "ma")
+        draw.line((x, bottom, x, bottom + _TICK - 1), fill=_colours.SOFT_INK)
+        write(draw, (x, bottom + _TICK + 1), text, SMALL, _colours.INK, "ma")
     middle = left + max(across_pixels, width(name_across, SMALL)) // 2
     write(draw, (middle, page.height - 2), name_across, SMALL, _colours.SOFT_INK, "md")
-    if axes:
-        return np.array(page), top
-    return np.array(page)[: bottom + 1, : left + across_pixels + 2], top
+    return np.array(page), top

@@ -104,7 +104,7 @@ def drawn(
     for k, panel in enumerate(panels):
         body, notes = painted(panel, scale, colours)
         heading = str(k) if len(panels) > 1 else ""
-        picture, top = framed(body, page.axes, panel.shape, heading=heading)
+        picture, top = framed(edged(body), page.axes, panel.shape, heading=heading)
         framed_panels.append(np.pad(picture, ((0, 0), (0, 12), (0, 0)), constant_values=255))
     body = np.hstack(framed_panels)[:, :-12]
     key = None
@@ -151,7 +151,7 @@ def badged(body: Picture, text: str) -> Picture:
 def edged(body: Picture) -> Picture:
     """Put a thin frame around a picture."""
     edge = np.array(_colours.EDGE, np.uint8)
-    framed = np.empty((body.shape[0] + 2, body.shape[1] + 2, 3), np.uint8)
-    framed[:] = edge
-    framed[1:-1, 1:-1] = body
-    return framed
+    larger = np.empty((body.shape[0] + 2, body.shape[1] + 2, 3), np.uint8)
+    larger[:] = edge
+    larger[1:-1, 1:-1] = body
+    return larger

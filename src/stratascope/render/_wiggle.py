@@ -10,7 +10,7 @@ from stratascope.render import _colours
 from stratascope.render._arrays import as_values
 from stratascope.render._axes import Axes, Axis, as_axis, framed
 from stratascope.render._curves import PEN, coverage, envelope, interpolated, spans
-from stratascope.render._map import Page
+from stratascope.render._map import Page, edged
 from stratascope.render._page import Picture, compose, placeholder, shape_text
 from stratascope.render._paint import hatch
 from stratascope.render._scale import Scale, fitted, positions
@@ -103,7 +103,7 @@ def wiggles(
     down, across = map(as_axis, page.axes or ("", ""))
     across = Axis(across.name, across.step * every, across.start, across.unit)
     places = (values.shape[1], len(shown))
-    framed_body, _ = framed(body, (down, across), places, margin=margin)
+    framed_body, _ = framed(edged(body), (down, across), places, margin=margin)
     apart_text = "1 distance" if excursion == 1 else f"{number(excursion)} distances"
     notes = [
         *first,

@@ -7,29 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratascope import render
-from stratascope.render import Axis, _colours, _gather, _map, _wiggle
+from stratascope.render import Axis, _colours
 from stratascope.render._gather import amplified, equalised, moving_sum
 
 TIME, OFFSET = Axis("time", step=0.001, unit="s"), Axis("offset", step=10, unit="m")
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """The notes of each picture made, which are drawn as its caption."""
-    texts = []
-    compose = _map.compose
-
-    def listen(*arguments, **options):
-        texts.append(" · ".join(filter(None, options["notes"])))
-        return compose(*arguments, **options)
-
-    for module in (_map, _wiggle, _gather):
-        monkeypatch.setattr(module, "compose", listen)
-    return texts
-
-
-def has(picture, colour):
-    return bool((picture == np.array(colour, np.uint8)).all(-1).any())
 
 
 def make_shots(shots=5, times=1000, traces=70):
@@ -161,7 +142,7 @@ def test_any_traces_give_a_picture_without_a_warning(values, style):
     assert first.tobytes() == second.tobytes()
 
 
-def test_marks_for_what_is_not_finite():
+def test_marks_for_what_is_not_finite(has):
     shot = make_shots(1, 100, 20)[0]
     shot[5:9, 3], shot[20, 4], shot[30, 5] = np.nan, np.inf, -np.inf
     picture = render.gather(shot, axes=(TIME, OFFSET), agc=0.02)

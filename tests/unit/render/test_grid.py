@@ -17,11 +17,6 @@ def prepared(values, scope="layer", channels=None, badged=True):
     return prepare(values, names, scope, None, 99.5, badged=badged)
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def test_every_tile_bears_the_true_number_of_its_channel(rng):
     layer = prepared(rng.normal(size=(5, 4, 4)), channels=[3, 1023, 7, 0, 64])
     sheet = _cells.arrange(5, (40, 40), columns=2, label_width=layer.label_width)

@@ -7,31 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stratascope import render
-from stratascope.render import _colours, _line
+from stratascope.render import _colours
 from stratascope.render._curves import coverage, envelope, interpolated, spans
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """The notes of each picture made, which are drawn as its caption."""
-    texts = []
-    compose = _line.compose
-
-    def listen(*arguments, **options):
-        texts.append(" · ".join(filter(None, options["notes"])))
-        return compose(*arguments, **options)
-
-    monkeypatch.setattr(_line, "compose", listen)
-    return texts
-
-
-def has(picture, colour):
-    return bool((picture == np.array(colour, np.uint8)).all(-1).any())
 
 
 def test_one_curve_is_drawn_as_one_channel(rng):
@@ -81,7 +58,7 @@ def test_the_ink_of_a_level_pen_is_its_width():
     np.testing.assert_allclose(coverage(at, at, 20).sum(1), 1.3, rtol=1e-5)
 
 
-def test_gaps_are_hatched_and_infinities_marked(rng):
+def test_gaps_are_hatched_and_infinities_marked(rng, has):
     values = rng.normal(size=(2, 60))
     for mark in (_colours.PLUS_INFINITY, _colours.MINUS_INFINITY, _colours.NAN_DARK):
         assert not has(render.line(values), mark)

@@ -8,34 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from stratascope import render
-from stratascope.render import _colours, _map
+from stratascope.render import _colours
 
 numbers = st.sampled_from(
     [np.float16, np.float32, np.float64, np.complex64, np.int8, np.int64, np.uint16, np.bool_]
 )
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """The notes of each picture made, which are drawn as its caption."""
-    texts = []
-    compose = _map.compose
-
-    def listen(*arguments, **options):
-        texts.append(" · ".join(filter(None, options["notes"])))
-        return compose(*arguments, **options)
-
-    monkeypatch.setattr(_map, "compose", listen)
-    return texts
-
-
-def has(picture, colour):
-    return bool((picture == np.array(colour, np.uint8)).all(-1).any())
 
 
 def test_every_value_is_a_block_of_equal_pixels(rng):
@@ -44,19 +21,19 @@ def test_every_value_is_a_block_of_equal_pixels(rng):
     assert (body == body[:, :1, :, :1]).all()
 
 
-def test_a_constant_map_is_grey_and_says_so(said):
+def test_a_constant_map_is_grey_and_says_so(said, has):
     picture = render.map(np.full((20, 30), 0.25))
     assert has(picture, _colours.CONSTANT)
     assert "constant 0.25" in said[0]
 
 
-def test_a_constant_map_says_so_on_a_fixed_scale_too(said):
+def test_a_constant_map_says_so_on_a_fixed_scale_too(said, has):
     picture = render.map(np.ones((5, 5)), scale=render.Scale(0, 2))
     assert has(picture, _colours.CONSTANT)
     assert said == ["5 x 5 · colours: 0 to 2 (fixed, nothing clipped) · constant 1"]
 
 
-def test_nan_is_hatched_and_infinities_have_colours_of_their_own(rng):
+def test_nan_is_hatched_and_infinities_have_colours_of_their_own(rng, has):
     values = rng.normal(size=(30, 40))
     plain = render.map(values)
     for mark in (_colours.NAN_DARK, _colours.PLUS_INFINITY, _colours.MINUS_INFINITY):
@@ -114,7 +91,7 @@ def test_a_tensor_may_require_grad_or_be_a_lazy_conjugate():
     assert render.map(torch.view_as_complex(torch.ones(2, 3, 2)).conj()).ndim == 3
 
 
-def test_masked_values_are_drawn_as_missing():
+def test_masked_values_are_drawn_as_missing(has):
     values = np.ma.masked_greater(np.arange(12).reshape(3, 4), 9)
     assert has(render.map(values), _colours.NAN_DARK)
 

@@ -19,11 +19,6 @@ floats = hnp.arrays(
 )
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def test_signed_values_get_a_range_symmetric_about_zero(rng):
     values = rng.normal(size=10_000)
     scale = fit_scale(values)

@@ -9,29 +9,6 @@ from stratascope.render import _colours, _slices
 from stratascope.render._slices import _assembled, _planes
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """The notes of each picture made, which are drawn as its caption."""
-    texts = []
-    compose = _slices.compose
-
-    def listen(*arguments, **options):
-        texts.append(" · ".join(filter(None, options["notes"])))
-        return compose(*arguments, **options)
-
-    monkeypatch.setattr(_slices, "compose", listen)
-    return texts
-
-
-def has(picture, colour):
-    return bool((picture == np.array(colour, np.uint8)).all(-1).any())
-
-
 def test_the_planes_meet_in_the_point(rng):
     volume = rng.normal(size=(1, 4, 5, 6))
     front, right, below = _planes(volume, (3, 1, 2))
@@ -95,7 +72,7 @@ def test_the_range_is_that_of_the_whole_volume_wherever_the_planes_are(said, rng
     assert render.fit_scale(volume).caption in said[0]
 
 
-def test_volumes_of_several_channels_have_their_numbers_and_one_range(said, rng):
+def test_volumes_of_several_channels_have_their_numbers_and_one_range(said, rng, has):
     volumes = rng.normal(size=(3, 4, 5, 6))
     volumes[1] = 0
     picture = render.slices(volumes, channels=[7, 8, 9])

@@ -11,12 +11,7 @@ from stratascope.render._spectrogram import power_decibels
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
-def said(monkeypatch):
+def framed_axes(monkeypatch):
     """The notes and axes of each picture made."""
     texts = []
     drawn = _map.framed
@@ -27,10 +22,6 @@ def said(monkeypatch):
 
     monkeypatch.setattr(_map, "framed", listen)
     return texts
-
-
-def has(picture, colour):
-    return bool((picture == np.array(colour, np.uint8)).all(-1).any())
 
 
 @pytest.mark.parametrize(
@@ -54,10 +45,10 @@ def test_the_power_is_that_of_scipy(rng, window, step, interval):
     np.testing.assert_allclose(power, expected, rtol=1e-9, atol=1e-25 * expected.max())
 
 
-def test_the_axes_are_time_in_the_middle_of_windows_and_frequency_to_the_highest(said):
+def test_the_axes_are_time_in_the_middle_of_windows_and_frequency_to_the_highest(framed_axes):
     time = render.Axis("time", 0.01, 5.0, "s")
     render.spectrogram(np.sin(np.arange(400.0)), axis=time, window=32, step=8)
-    frequency, along = said[0]
+    frequency, along = framed_axes[0]
     assert frequency.label == "frequency (Hz)"
     assert (frequency.start, frequency.step) == pytest.approx((50, -100 / 32))
     assert (along.start, along.step) == pytest.approx((5.155, 0.08))
@@ -68,7 +59,7 @@ def test_frequencies_along_metres_are_a_metre():
     assert render.spectrogram(np.arange(99.0), axis=render.Axis("offset", 10, unit="m")).ndim == 3
 
 
-def test_a_window_with_a_gap_is_missing_and_silence_is_not(rng):
+def test_a_window_with_a_gap_is_missing_and_silence_is_not(rng, has):
     values = rng.normal(size=1000)
     values[100], values[500:800] = np.inf, 0
     power = power_decibels(values, 64, 16, 1.0)

@@ -7,11 +7,6 @@ import torch
 from stratascope import render
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def test_a_matrix_is_a_map_of_tokens_by_channels(rng):
     values = rng.normal(size=(17, 30))
     expected = render.map(values, axes=("token", "channel"), title="t", caption="c")

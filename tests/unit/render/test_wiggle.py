@@ -10,29 +10,6 @@ from stratascope.render._scale import fit_values
 from stratascope.render._wiggle import _body
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
-def said(monkeypatch):
-    """The notes of each picture made, which are drawn as its caption."""
-    texts = []
-    compose = _wiggle.compose
-
-    def listen(*arguments, **options):
-        texts.append(" · ".join(filter(None, options["notes"])))
-        return compose(*arguments, **options)
-
-    monkeypatch.setattr(_wiggle, "compose", listen)
-    return texts
-
-
-def has(picture, colour):
-    return bool((picture == np.array(colour, np.uint8)).all(-1).any())
-
-
 def ink_of(values, apart=40, excursion=1.0):
     """How dark each pixel is, and the column of the first signal's middle."""
     scale = fit_values(values, 100, "symmetric")
@@ -87,7 +64,7 @@ def test_numbers_of_decimated_signals_stay_true(monkeypatch):
     assert seen == [(Axis("offset", 30, 100, "m"), (6, 2))]
 
 
-def test_marks_for_what_is_not_finite(rng):
+def test_marks_for_what_is_not_finite(rng, has):
     values = rng.normal(size=(6, 30))
     assert not has(render.wiggle(values), _colours.PLUS_INFINITY)
     values[1, 3:6], values[2, 8], values[3, 9] = np.nan, np.inf, -np.inf
