@@ -49,14 +49,6 @@ class Axis:
         """The name with its unit."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
-    def value(self, place: float) -> str:
-        """Write the value at a place, with its unit.
-
-        >>> Axis("time", step=0.004, unit="s").value(25)
-        '0.1 s'
-        """
-        return f"{numbers([self.start + self.step * place])[0]} {self.unit}".strip()
-
 
 Axes = tuple[Axis | str, Axis | str]
 
