@@ -41,5 +41,4 @@ __all__ = [
     "spectrogram",
     "tokens",
     "wiggle",
-
 ]

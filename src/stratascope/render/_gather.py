@@ -18,6 +18,7 @@ from stratascope.render._wiggle import wiggles
 
 Style = Literal["grey", "red-blue", "wiggle"]
 
+_MOST_SHOTS = 48
 _POSITIVE = {"grey": "black", "red-blue": "red"}
 
 
@@ -64,7 +65,8 @@ def gather(
 
     Raises:
         ValueError: The array has neither two nor three dimensions, or there are several shots of
-            wiggles, or the style is unknown, or `gain` or `agc` are negative or not finite.
+            wiggles or more than 48, or the style is unknown, or `gain` or `agc` are negative or
+            not finite.
         TypeError: The array does not hold numbers, or `scale` is not a Scale, or an axis neither
             an Axis nor a name.
 
@@ -80,6 +82,11 @@ def gather(
         wanted = "(T, X)" if style == "wiggle" else "(T, X) or (S, T, X)"
         remedy = "pick a shot: array[0]" if numeric.ndim > 2 else "use render.line for one trace"
         raise ValueError(f"the array must have shape {wanted}, got {numeric.shape}; {remedy}")
+    if numeric.ndim == 3 and len(numeric) > _MOST_SHOTS:
+        raise ValueError(
+            f"at most {_MOST_SHOTS} shots stand beside each other, got {len(numeric)}; pick some: "
+            f"array[:{_MOST_SHOTS}]"
+        )
     page = Page(title, caption, axes, [values.note])
     if not numeric.size:
         body = placeholder(f"empty: {shape_text(numeric.shape)}")

@@ -102,7 +102,8 @@ def drawn(
     panels = values if values.ndim == 3 else values[None]
     framed_panels, notes, top = [], [], 0
     for k, panel in enumerate(panels):
-        body, notes = painted(panel, scale, colours)
+        body, said = painted(panel, scale, colours)
+        notes += [note for note in said if note not in notes]
         heading = str(k) if len(panels) > 1 else ""
         picture, top = framed(edged(body), page.axes, panel.shape, heading=heading)
         framed_panels.append(np.pad(picture, ((0, 0), (0, 12), (0, 0)), constant_values=255))

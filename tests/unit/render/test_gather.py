@@ -118,6 +118,20 @@ def test_one_scale_for_two_gathers_gives_equal_amplitudes_equal_colours():
     np.testing.assert_array_equal(one[40, 40], two[40, 40])
 
 
+def test_a_dead_shot_says_so_on_itself(said):
+    shots = make_shots(3, 60, 40)
+    shots[1] = 0
+    picture = render.gather(shots)
+    assert "constant 0" in said[0]
+    grey = (picture == np.array(_colours.CONSTANT, np.uint8)).all(-1).any(0).nonzero()[0]
+    assert picture.shape[1] / 4 < grey.min() < grey.max() < picture.shape[1] * 3 / 4
+
+
+def test_too_many_shots_are_refused():
+    with pytest.raises(ValueError, match=r"at most 48 shots stand beside each other, got 500"):
+        render.gather(np.zeros((500, 2, 2)))
+
+
 def test_wiggles_are_those_of_the_traces():
     shot = make_shots(1, 200, 12)[0]
     assert (render.gather(shot, style="wiggle") < 128).any()
