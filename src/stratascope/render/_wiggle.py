@@ -124,17 +124,15 @@ def _body(
     traces = 2 * np.stack([positions(row, scale) for row in values]) - 1
     traces[~np.isfinite(values)] = np.nan
     across = reach + traces * apart * excursion
-    if values.shape[1] > _HEIGHT:
-        low, high = envelope(across, _HEIGHT)
-    else:
-        low, high = interpolated(across, _HEIGHT)
-    ink = coverage(low, high, 2 * reach + 1)
-    # An area has no pen around it.
-    area = coverage(np.full_like(high, reach + PEN / 2), high - PEN / 2, 2 * reach + 1)
-    ink = np.maximum(ink, area)
-    ink = ink.reshape(*ink.shape[:2], _HEIGHT, -1).mean(3).swapaxes(1, 2)
     paper = np.ones((_HEIGHT, (len(values) - 1) * apart + 2 * reach + 1), np.float32)
-    for k, wet in enumerate(ink):
+    # One at a time, since each is drawn on as much paper as its excursion takes.
+    for k, trace in enumerate(across[:, None]):
+        outline = envelope if trace.size > _HEIGHT else interpolated
+        low, high = outline(trace, _HEIGHT)
+        ink = coverage(low, high, 2 * reach + 1)
+        # An area has no pen around it.
+        area = coverage(np.full_like(high, reach + PEN / 2), high - PEN / 2, 2 * reach + 1)
+        wet = np.maximum(ink, area)[0].reshape(2 * reach + 1, _HEIGHT, -1).mean(2).T
         part = paper[:, k * apart : k * apart + wet.shape[1]]
         np.minimum(part, 1 - wet, out=part)
     dark = np.array(_colours.INK, np.float32)
