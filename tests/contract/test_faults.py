@@ -23,7 +23,7 @@ from torch.utils.data import TensorDataset
 import kills
 import stratascope as ss
 from stratascope.errors import DataError, StoreError, StratascopeError
-from stratascope.store import Paths
+from stratascope.store import Paths, open_folder
 
 DRIVER = """
 import itertools, os, signal, sys, time, traceback
@@ -604,9 +604,8 @@ def test_a_store_of_which_nothing_was_written_has_no_step(tmp_path):
 
 def test_a_manifest_that_went_is_a_unit_to_do_again(tmp_path, model, signals):
     whole = tree(run(model, signals, tmp_path / "s", batch_size=150).path)
-    paths = Paths(tmp_path / "s", 0)
-    for lost in (paths.manifest(0), paths.manifest(2), paths.complete):
-        lost.unlink()
+    paths = Paths(open_folder(tmp_path / "s"), 0)
+    paths.folder.remove([paths.manifest(0), paths.manifest(2), paths.complete])
     run(model, signals, tmp_path / "s", batch_size=150, resume=True)
 
     assert tree(tmp_path / "s") == whole
@@ -619,9 +618,8 @@ def test_a_manifest_that_went_early_costs_no_batch_of_an_iterable(tmp_path, mode
         return stopping(signals[:128], Stop(), 999)
 
     whole = tree(run(model, batches(), tmp_path / "s").path)
-    paths = Paths(tmp_path / "s", 0)
-    paths.manifest(lost).unlink()
-    paths.complete.unlink()
+    paths = Paths(open_folder(tmp_path / "s"), 0)
+    paths.folder.remove([paths.manifest(lost), paths.complete])
     store = run(model, batches(), tmp_path / "s", resume=True)
 
     assert store.samples == 128

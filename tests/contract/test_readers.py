@@ -10,7 +10,15 @@ import xarray
 import zarr
 
 from stratascope.pipeline._quantize import quantize
-from stratascope.store import DTYPES, ArraySpec, Paths, StepSpec, StepWriter, open_store
+from stratascope.store import (
+    DTYPES,
+    ArraySpec,
+    Paths,
+    StepSpec,
+    StepWriter,
+    open_folder,
+    open_store,
+)
 
 SAMPLES, UNIT = 67, 64
 SHAPE, DIMS = (31, 5, 3), ("channel", "y", "x")
@@ -98,7 +106,8 @@ def test_every_reader_takes_a_lost_shard_for_nan_and_not_for_zeros(tmp_path, ope
     writer = StepWriter(tmp_path / "store", StepSpec(0, SAMPLES, UNIT, (array,)))
     writer.write(0, {array.key: np.ones((SAMPLES, *SHAPE), "float32")})
     writer.finish()
-    Paths(tmp_path / "store", 0).shard(array, 0).unlink()
+    folder = open_folder(tmp_path / "store")
+    folder.remove([Paths(folder, 0).shard(array, 0)])
     found = np.asarray(open_array(tmp_path / "store", 0, "float32"))
 
     assert np.isnan(found[:UNIT]).all()
@@ -132,7 +141,8 @@ def test_every_reader_turns_codes_into_values_by_the_attributes(tmp_path, open_a
 
     assert_equal_bits(found.astype("float32"), open_store(tmp_path)["q"][:])
     np.testing.assert_allclose(found, values, atol=0.02)
-    Paths(tmp_path, 0).shard(codes, 0).unlink()
+    folder = open_folder(tmp_path)
+    folder.remove([Paths(folder, 0).shard(codes, 0)])
     missing = np.asarray(open_array(tmp_path, 0, "q"))[:UNIT]
     assert (missing == meaning["codes"]["nan"]).all()
 

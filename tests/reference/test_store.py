@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from numcodecs import blosc, zstd
 
 from stratascope.errors import StoreError
-from stratascope.store import DTYPES, ArraySpec, Paths, StepSpec, StepWriter, open_store
+from stratascope.store import (
+    DTYPES,
+    ArraySpec,
+    Paths,
+    StepSpec,
+    StepWriter,
+    open_folder,
+    open_store,
+)
 
 SHAPES = [(), (7,), (13, 11), (31, 5, 3), (3, 2, 5, 7)]
 TILED = [(2, 300, 1000), (3, 300_000), (1, 2, 300, 700)]
@@ -249,8 +257,8 @@ def test_a_shard_holds_what_the_specification_says(tmp_path, codec):
     spec = make_spec([(7, 5)], 67, codec=codec)
     values = make_values(spec, 67)["s0/activation"]
     write(tmp_path / "s", spec, {"s0/activation": values}, every(10, 67))
-    paths = Paths(tmp_path / "s", 0)
-    shards = [paths.shard(spec.arrays[0], unit).read_bytes() for unit in (0, 1)]
+    paths = Paths(open_folder(tmp_path / "s"), 0)
+    shards = [paths.folder.read(paths.shard(spec.arrays[0], unit)) for unit in (0, 1)]
     first, second = (decode_shard(s, (8, 1, 1), (8, 7, 5), "<f4", codec) for s in shards)
 
     np.testing.assert_array_equal(first, values[:64])
@@ -261,11 +269,11 @@ def test_a_shard_holds_what_the_specification_says(tmp_path, codec):
 def test_a_manifest_tells_the_checksums_of_its_shards(tmp_path):
     spec = make_spec([(7, 5)], 67)
     write(tmp_path / "s", spec, make_values(spec, 67), every(10, 67))
-    paths = Paths(tmp_path / "s", 0)
-    content = paths.shard(spec.arrays[0], 1).read_bytes()
+    paths = Paths(open_folder(tmp_path / "s"), 0)
+    content = paths.folder.read(paths.shard(spec.arrays[0], 1))
     only_chunk = content[: -8 * 16 - 4]
 
-    assert json.loads(paths.manifest(1).read_text()) == {
+    assert json.loads(paths.folder.read(paths.manifest(1))) == {
         "unit": 1,
         "start": 64,
         "stop": 67,

@@ -21,7 +21,7 @@ def extract(
     data: str,
     *,
     sites: Annotated[list[str], Parameter(consume_multiple=True, negative="")],
-    to: Path,
+    to: str,
     weights: Path | None = None,
     batch_size: int = 64,
     dtype: str | None = None,
@@ -43,7 +43,7 @@ def extract(
         data: A .npy file, or package.module:function that gives a Dataset, DataLoader, array or
             batches.
         sites: What to store: names, globs such as 'enc.*', classes such as 'Conv1d[*]'.
-        to: Folder of the store.
+        to: Folder of the store, or s3://bucket/name, gs://bucket/name.
         weights: File of a state dict, .pt or .safetensors.
         batch_size: Samples a forward, where the data does not come in batches.
         dtype: What floating-point values are stored as, such as float16, or uint8 for codes of one

@@ -1,7 +1,6 @@
 """``stratascope info``."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -14,7 +13,7 @@ _SHOWN = 8
 
 
 def info(
-    store: Path,
+    store: str,
     *,
     step: int | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -22,7 +21,7 @@ def info(
     """Show what a store holds: steps, sites, shapes, bytes, and where it comes from.
 
     Args:
-        store: Folder of the store.
+        store: Folder of the store, or its URL in a bucket.
         step: Which step; without it the last.
         json: Print JSON.
     """
@@ -63,7 +62,7 @@ def describe_store(store: Store) -> dict[str, Any]:
 
 def _describe_step(store: Store, step: int) -> dict[str, Any]:
     try:
-        other = Store(store.path, step)
+        other = Store(store.folder, step)
         return {"step": step, "complete": other.complete, "bytes": other.nbytes}
     except StoreError as error:
         return {"step": step, "problem": str(error)}

@@ -17,7 +17,7 @@ Scope = Literal["layer", "channel"]
 
 
 def render(
-    store: Path,
+    store: str,
     *,
     site: str | None = None,
     sample: int = 0,
@@ -31,7 +31,7 @@ def render(
     """Draw a store's activations as PNG pictures.
 
     Args:
-        store: Folder of the store.
+        store: Folder of the store, or its URL in a bucket.
         site: Which site, or a glob such as 'enc.*'; without it every one.
         sample: Which sample, by its place in the store.
         channel: Draw only this channel, larger; counted from 0.

@@ -21,7 +21,7 @@ from stratascope.capture import match_forward_sites
 from stratascope.errors import SiteNotFoundError, StoreError, UsageError
 from stratascope.pipeline._record import TrainingRecord, record
 from stratascope.pipeline._values import parse_dtype
-from stratascope.store import is_vacant
+from stratascope.store import open_folder
 
 _VALUED = ("--sites", "--to", "--every", "--dtype")
 _STOPPED = 130  # what a shell says of a program that Ctrl-C ended
@@ -95,7 +95,7 @@ def _check(script: str, sites: list[str], to: Path, every: int, dtype: str | Non
         if site.endswith(":grad"):
             raise UsageError(f"--sites must be values of a forward, got '{site}'")
     parse_dtype(dtype)
-    if not is_vacant(to):
+    if not open_folder(to).is_vacant():
         raise StoreError(
             f"{to} exists, and the script was not run: choose another folder with --to"
         )
@@ -310,7 +310,7 @@ class _Watch:
         recording = _record_of(root)
         if self._stores > 1:
             recording.path = self._to.with_stem(f"{self._to.stem}-{self._stores}")
-            if not is_vacant(recording.path):
+            if not open_folder(recording.path).is_vacant():
                 raise StoreError(f"{recording.path} exists: choose another folder with --to")
         recording.step(0)
 

@@ -1,6 +1,6 @@
 """``stratascope verify``."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -14,7 +14,7 @@ _SHOWN = 20
 
 
 def verify(
-    store: Path,
+    store: str,
     *,
     step: int | None = None,
     deep: Annotated[bool, Parameter(negative="")] = False,
@@ -28,7 +28,7 @@ def verify(
     """Look for damage in a store, and repair it. Exit code 1 if something is damaged.
 
     Args:
-        store: Folder of the store.
+        store: Folder of the store, or its URL in a bucket.
         step: Which step; without it all.
         deep: Read every byte, not only sizes, descriptions and the indices of the shards.
         repair: Compute again what is damaged, and nothing else; reads every byte, as --deep does,
@@ -57,7 +57,7 @@ def verify(
     return 1 if found else 0
 
 
-def _look(store: Path, step: int | None, *, deep: bool) -> list[Damage]:
+def _look(store: str, step: int | None, *, deep: bool) -> list[Damage]:
     with FractionBar("verify") as bar:
         return verify_store(
             store, step=step, deep=deep, watch=lambda part: bar.update(part, str(store))
@@ -65,7 +65,7 @@ def _look(store: Path, step: int | None, *, deep: bool) -> list[Damage]:
 
 
 def _mend(
-    store: Path,
+    store: str,
     damages: list[Damage],
     *,
     model: str | None,
@@ -96,9 +96,9 @@ def _mend(
         run()
 
 
-def _open_described(store: Path, step: int, damages: list[Damage]) -> Store:
+def _open_described(store: str, step: int, damages: list[Damage]) -> Store:
     for damage in damages:
-        if damage.step == step and damage.path.name == SPEC_FILE:
+        if damage.step == step and PurePath(damage.path).name == SPEC_FILE:
             raise StoreError(
                 f"step {step} of {store} cannot be repaired: nothing else says what it holds than "
                 f"{damage.path}, which {damage.problem}. Restore that file from a copy, or extract "
@@ -138,7 +138,7 @@ def _to_json(damage: Damage) -> dict[str, Any]:
     }
 
 
-def _print_found(store: Path, found: list[Damage], mended: list[Damage], *, deep: bool) -> None:
+def _print_found(store: str, found: list[Damage], mended: list[Damage], *, deep: bool) -> None:
     looked = "every byte was read" if deep else "--deep reads every byte"
     for damage in found[:_SHOWN]:
         print_line(str(damage))

@@ -1,7 +1,6 @@
 """A record that lasts as long as a training; what the callbacks have in common."""
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from torch import distributed, nn
@@ -10,7 +9,7 @@ from stratascope.capture._modes import uncompiled
 from stratascope.errors import CaptureError
 from stratascope.pipeline._record import TrainingRecord, record
 from stratascope.pipeline._warn import warn_caller
-from stratascope.store import Paths
+from stratascope.store import Paths, open_folder
 
 
 class Session:
@@ -102,7 +101,7 @@ class Session:
         """
         if step != self._start or step == 0:
             return False
-        return Paths(Path(self._settings["to"]), step).complete.exists()
+        return Paths(open_folder(self._settings["to"]), step).is_complete
 
 
 def check_whole(model: nn.Module) -> None:

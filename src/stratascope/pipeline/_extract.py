@@ -26,13 +26,14 @@ from stratascope.pipeline._source import Source, make_source
 from stratascope.pipeline._values import parse_dtype
 from stratascope.sites import Selector, unwrap
 from stratascope.store import (
+    RUN_FILE,
     UNIT_MULTIPLE,
     Codec,
     Paths,
     StepSpec,
     Store,
     find_root,
-    is_vacant,
+    open_folder,
     open_store,
     read_spec,
 )
@@ -72,7 +73,8 @@ def extract(
             iterable of batches. Of ``(input, target)`` pairs the input is used, and a target of up
             to 64 numbers stored beside the samples; dicts become named arguments.
         sites: What to store: names, globs, modules, classes, predicates.
-        to: The store's folder, new or one that lacks this step.
+        to: The store's folder, new or one that lacks this step; ``s3://bucket/name`` or
+            ``gs://bucket/name`` keeps it in a bucket.
         batch_size: Samples a forward, where the data does not come in batches.
         dtype: What floating-point values are cast to before they are stored, such as ``"float16"``.
             ``"uint8"`` stores codes of one byte, with a scale and an offset for each map of a
@@ -130,7 +132,7 @@ def extract(
     if not isinstance(executor, Executor):
         raise TypeError(f"executor must be one such as Processes(4), got {executor!r}")
     origin = describe_provenance(provenance)
-    root = Path(to)
+    folder = open_folder(to)
     sites = tuple(sites) if isinstance(sites, Iterator) else sites
     matches = match_forward_sites(model, sites)
     source = make_source(data, batch_size=batch_size, limit=limit)
@@ -147,15 +149,15 @@ def extract(
         length=length,
         unit_size=unit_size,
     )
-    paths = Paths(root, step)
+    paths = Paths(folder, step)
     # Whichever shard comes first begins the step, so the others always continue it.
     spec = _find_spec(paths, settings, codec, resume=resume or shard is not None)
-    if spec is None or not paths.complete.exists():
+    if spec is None or not paths.is_complete:
         begin = StepSpec(
             *(step, source.samples, unit_size, (), codec), settings=settings, provenance=origin
         )
         job = Extraction(
-            root=root,
+            root=folder,
             spec=spec or begin,
             part=shard,
             model=model,
@@ -168,7 +170,7 @@ def extract(
             previews=previews,
         )
         _execute(job, executor, progress=progress)
-    return open_store(root, step=step)
+    return open_store(folder, step=step)
 
 
 def _check_shard(shard: tuple[int, int] | None) -> None:
@@ -296,16 +298,16 @@ def find_held(paths: Paths) -> StepSpec | None:
     Raises:
         StoreError: Something else, which is left as it is.
     """
-    root = paths.root
-    if is_vacant(root):
+    folder = paths.folder
+    if folder.is_vacant():
         return None
-    if not paths.run.exists():
+    if not folder.exists(RUN_FILE):
         raise StoreError(
-            f"{root} exists and is not a stratascope store: nothing was written. Choose another "
+            f"{folder} exists and is not a stratascope store: nothing was written. Choose another "
             "folder"
         )
-    find_root(root)
-    return read_spec(paths) if paths.spec.exists() else None
+    find_root(folder)
+    return read_spec(paths) if folder.exists(paths.spec) else None
 
 
 def _find_spec(
@@ -316,7 +318,7 @@ def _find_spec(
     Raises:
         StoreError: Something else is there, which is left as it is.
     """
-    root, spec = paths.root, find_held(paths)
+    spec = find_held(paths)
     if spec is None:
         return None
     if "beside_digest" not in spec.settings["data"]:
@@ -330,15 +332,15 @@ def _find_spec(
         raise StoreError(_describe_held(paths, changed))
     if changed:
         raise StoreError(
-            f"{root} cannot be continued: since its step {paths.step} was begun, "
+            f"{paths.folder} cannot be continued: since its step {paths.step} was begun, "
             f"{', '.join(changed)} changed. Restore what was, or extract to another step or folder"
         )
     return spec
 
 
 def _describe_held(paths: Paths, changed: list[str]) -> str:
-    complete = paths.complete.exists()
-    held = f"{paths.root} already holds step {paths.step}"
+    complete = paths.is_complete
+    held = f"{paths.folder} already holds step {paths.step}"
     if changed:
         state = "complete" if complete else "unfinished"
         what, remedy = f"({state}) of another run, with other {', '.join(changed)}", "Choose"

@@ -1,12 +1,10 @@
 """An extraction as a job: batches through a model, and what the sites hold into units of a step."""
 
 import functools
-import shutil
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +36,15 @@ from stratascope.pipeline._transfer import (
 from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds
 from stratascope.pipeline._warn import warn_caller
 from stratascope.sites import Selector, unwrap
-from stratascope.store import COORDINATES, StepClaim, StepPart, StepSpec, UnitWriter, add_previews
+from stratascope.store import (
+    COORDINATES,
+    Folder,
+    StepClaim,
+    StepPart,
+    StepSpec,
+    UnitWriter,
+    add_previews,
+)
 
 _USED_UP = "a generator that was used goes on where it stopped, so make it anew"
 
@@ -65,7 +71,7 @@ class Extraction(Job):
         claim: The right to write the step; held by the process that asked, and no other.
     """
 
-    root: Path
+    root: Folder
     spec: StepSpec
     part: StepPart | None
     model: nn.Module
@@ -235,8 +241,8 @@ class Extraction(Job):
         if spec.samples is not None:
             rows = (array.count_rows(spec.samples, spec.unit) for array in spec.arrays)
             need = sum(n * array.sample_bytes for n, array in zip(rows, spec.arrays, strict=True))
-            free = shutil.disk_usage(self.root).free
-            if need > free:
+            free = self.root.free_bytes()
+            if free is not None and need > free:
                 warn_caller(
                     f"{spec.samples} samples take up to {need / 1e6:,.0f} MB uncompressed, and "
                     f"{free / 1e6:,.0f} MB are free: dtype='float16', a transform or fewer sites "

@@ -139,7 +139,13 @@ def _place_beside(profile: Profile) -> Path:
         raise DataError(
             "the profile of a model lies beside no store: give save() the path of a folder (--save)"
         )
-    return find_root(Path(profile.source)) / FOLDER / str(profile.step)
+    root = find_root(profile.source).path
+    if not isinstance(root, Path):
+        raise DataError(
+            f"the profile of {root} cannot lie beside it in the bucket: give save() the path of a "
+            "folder (--save)"
+        )
+    return root / FOLDER / str(profile.step)
 
 
 def load(path: Path, step: int | None) -> Profile:

@@ -43,11 +43,13 @@ from stratascope.sites import Selector, parse_class_index, unwrap
 from stratascope.store import (
     UNIT_MULTIPLE,
     ArraySpec,
+    Folder,
     Paths,
     SiteSpec,
     StepSpec,
     StepWriter,
     add_previews,
+    open_folder,
 )
 
 _TRAINING = {"kind": "training batch"}
@@ -85,7 +87,8 @@ def record(
     Args:
         model: The network.
         sites: What to keep: names, globs, modules, classes, predicates.
-        to: The store's folder, new or one that lacks the steps to come. None writes nothing, and
+        to: The store's folder, new or one that lacks the steps to come, or the URL of one in a
+            bucket, as for `extract`. None writes nothing, and
             takes part in the forwards.
         every: How many steps apart.
         probe: A tensor with the samples first, or a batch as a DataLoader gives it: of
@@ -130,9 +133,11 @@ def record(
     if probe is not None:
         meet(network, writes=to is not None)
     # Before the first hours of training, not after them.
-    path = None if to is None else Path(to)
-    if path is not None:
-        find_held(Paths(path, 0))
+    path = None
+    if to is not None:
+        folder = open_folder(to)
+        find_held(Paths(folder, 0))
+        path = folder.path
 
     def describe(data: dict[str, Any], size: int) -> dict[str, Any]:
         return describe_settings(
@@ -170,12 +175,12 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
     (0, 10)
 
     Attributes:
-        path: The store's folder; None where another process writes.
+        path: The store's folder, or its URL; None where another process writes.
     """
 
     def __init__(
         self,
-        path: Path | None,
+        path: Path | str | None,
         source: "_Probe | _Forwards",
         describe: Callable[[dict[str, Any], int], dict[str, Any]],
         *,
@@ -279,10 +284,10 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
         acts = self._source.take()
         if self.path is None:
             return
-        paths = Paths(self.path, number)
+        paths = Paths(open_folder(self.path), number)
         settings = self._describe(self._source.describe(), self._source.size)
         held = self._check_held(paths, settings)
-        if held is not None and paths.complete.exists():
+        if held is not None and paths.is_complete:
             return
         values = collect_values(acts)
         batch = Batch(0, self._source.size, (), {})
@@ -302,7 +307,7 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
             sites=self._source.describe_sites(acts, {array.site for array in arrays}),
             provenance=describe_provenance(None),
         )
-        self._writing = self._writer.submit(_write_step, self.path, held or spec, staged)
+        self._writing = self._writer.submit(_write_step, paths.folder, held or spec, staged)
         self._steps.append(number)
 
     def _check_held(self, paths: Paths, settings: dict[str, Any]) -> StepSpec | None:
@@ -310,7 +315,7 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
         if held is None:
             return None
         if not self._resume:
-            state = "complete" if paths.complete.exists() else "unfinished"
+            state = "complete" if paths.is_complete else "unfinished"
             raise StoreError(
                 f"{self.path} already holds step {paths.step} ({state}), which was left as it is. "
                 "Pass resume=True to pass over the steps that are held, or record to another folder"
@@ -486,8 +491,8 @@ def _without_previews(arrays: Iterable[ArraySpec]) -> tuple[ArraySpec, ...]:
     return tuple(replace(array, about={}) for array in arrays)
 
 
-def _write_step(root: Path, spec: StepSpec, values: dict[str, Any]) -> None:
-    writer = StepWriter(root, spec, convert=to_numpy)
+def _write_step(folder: Folder, spec: StepSpec, values: dict[str, Any]) -> None:
+    writer = StepWriter(folder, spec, convert=to_numpy)
     try:
         writer.write(0, values)
         writer.finish()

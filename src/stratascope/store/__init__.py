@@ -2,8 +2,8 @@
 
 from stratascope.store._array import StoredArray
 from stratascope.store._claim import StepClaim
-from stratascope.store._commit import is_vacant
 from stratascope.store._files import find_root, read_spec
+from stratascope.store._folder import Folder, StepPart
 from stratascope.store._histogram import StoredHistogram
 from stratascope.store._layout import (
     COORDINATES,
@@ -17,7 +17,6 @@ from stratascope.store._layout import (
     Codec,
     Paths,
     SiteSpec,
-    StepPart,
     StepSpec,
     missing_value,
     name_file,
@@ -36,6 +35,7 @@ from stratascope.store._quantized import (
 )
 from stratascope.store._reader import Store, open_store
 from stratascope.store._verify import Damage, verify
+from stratascope.store._where import open_folder
 from stratascope.store._writer import StepWriter, UnitWriter
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "ArraySpec",
     "Codec",
     "Damage",
+    "Folder",
     "Paths",
     "SiteNames",
     "SiteSpec",
@@ -67,10 +68,10 @@ __all__ = [
     "add_previews",
     "count_group_axes",
     "find_root",
-    "is_vacant",
     "missing_value",
     "name_file",
     "name_samples",
+    "open_folder",
     "open_store",
     "part_units",
     "quantized_dtype",

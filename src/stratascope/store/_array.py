@@ -291,8 +291,9 @@ class StoredArray:
             for span in self._store.committed_ranges()
             for number in range(span.start // unit, -(-span.stop // unit))
         )
-        paths = {number: reader.path(number) for number in numbers}
-        return {n: path.stat().st_size if path.exists() else 0 for n, path in paths.items()}
+        keys = {number: reader.key(number) for number in numbers}
+        found = self._store.folder.stat([*keys.values()])
+        return {n: found[key].bytes if key in found else 0 for n, key in keys.items()}
 
     def _check_held(self, part: Part) -> None:
         """Refuse samples that are not there, rather than give what an earlier run left of them."""

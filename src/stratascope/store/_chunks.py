@@ -3,19 +3,20 @@
 import functools
 import itertools
 import json
-import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
 from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
+from stratascope.errors import StoreError
+from stratascope.store._folder import Content, Folder, ReplacedError
 from stratascope.store._index import Part
 from stratascope.store._layout import COORDINATE_CHUNK
 
@@ -37,7 +38,7 @@ class DamageError(Exception):
         problem: What a sentence that begins with the file says of it.
     """
 
-    def __init__(self, path: Path, samples: range, problem: str) -> None:
+    def __init__(self, path: Path | str, samples: range, problem: str) -> None:
         super().__init__(f"{path} {problem}")
         self.path, self.samples, self.problem = path, samples, problem
 
@@ -59,14 +60,14 @@ class Encoding:
     decompress: Callable[[bytes], bytes]
 
     @classmethod
-    def read(cls, path: Path) -> "Encoding":
+    def read(cls, folder: Folder, key: str) -> "Encoding":
         """Read it from the ``zarr.json`` of an array.
 
         Raises:
             DamageError: The file does not describe an array of this layout.
         """
         try:
-            plain = json.loads(path.read_text())
+            plain = json.loads(folder.read(key))
             (sharding,) = plain["codecs"]
             _, compressor, _ = sharding["configuration"]["codecs"]
             return cls(
@@ -75,9 +76,11 @@ class Encoding:
                 np.dtype(plain["data_type"]).newbyteorder("<"),
                 {"blosc": Blosc().decode, "zstd": Zstd().decode}[compressor["name"]],
             )
+        except StoreError:
+            raise  # a bucket that cannot be asked is no damage
         except (KeyError, TypeError, ValueError, OSError) as error:
             problem = f"does not describe an array of this layout ({error!r})"
-            raise DamageError(path, range(sys.maxsize), problem) from error
+            raise DamageError(folder.locate(key), range(sys.maxsize), problem) from error
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -109,22 +112,24 @@ class ShardReader:
     The index of a shard is kept once it was read: a part of one chunk then costs one read.
 
     Args:
-        folder: The array's folder.
+        folder: The store's folder.
+        key: The array's place in it.
         ndim: Number of its axes.
 
     Attributes:
         ndim: Number of the array's axes.
     """
 
-    def __init__(self, folder: Path, ndim: int) -> None:
+    def __init__(self, folder: Folder, key: str, ndim: int) -> None:
         self.ndim = ndim
         self._folder = folder
-        self._indices: dict[int, tuple[tuple[int, ...], ShardIndex]] = {}
+        self._key = key
+        self._indices: dict[int, tuple[Hashable, ShardIndex]] = {}
 
     @functools.cached_property
     def encoding(self) -> Encoding:
         """How the array is cut and encoded."""
-        return Encoding.read(self._folder / "zarr.json")
+        return Encoding.read(self._folder, f"{self._key}/zarr.json")
 
     def read(self, parts: Sequence[Part]) -> np.ndarray[Any, Any]:
         """Read what some numbers of each axis have in common.
@@ -142,15 +147,24 @@ class ShardReader:
         values = np.empty([_count(part) for part in ranges], dtype=dtype)
         height = encoding.grid[0]
         for unit, rows in itertools.groupby(axes[0], key=lambda cut: cut.chunk // height):
-            with self._open(unit) as file:
-                index = self._index(unit, file)
-                wanted = itertools.product(rows, *axes[1:])
-                pieces = [self._locate(unit, index, cuts) for cuts in wanted]
-                for piece, content in _read_pieces(file, pieces):
-                    chunk = self._decode(unit, piece, content)
-                    into = tuple(cut.into for cut in piece.cuts)
-                    values[into] = chunk[tuple(cut.inside for cut in piece.cuts)]
+            wanted = list(itertools.product(rows, *axes[1:]))
+            try:
+                self._read_unit(unit, wanted, values)
+            except ReplacedError:
+                self._indices.pop(unit, None)
+                self._read_unit(unit, wanted, values)
         return values
+
+    def _read_unit(
+        self, unit: int, wanted: Iterable[tuple[_Cut, ...]], values: np.ndarray[Any, Any]
+    ) -> None:
+        with self._open(unit) as file:
+            index = self._index(unit, file)
+            pieces = [self._locate(unit, index, cuts) for cuts in wanted]
+            for piece, content in _read_pieces(file, pieces):
+                chunk = self._decode(unit, piece, content)
+                into = tuple(cut.into for cut in piece.cuts)
+                values[into] = chunk[tuple(cut.inside for cut in piece.cuts)]
 
     def read_index_checksum(self, unit: int) -> int:
         """Give the checksum of the index of a shard.
@@ -161,54 +175,53 @@ class ShardReader:
         with self._open(unit) as file:
             return google_crc32c.value(self._index(unit, file).tobytes())
 
-    def read_chunks_checksum(self, unit: int) -> int:
-        """Give the checksum of the checksums of a shard's chunks, in the order of its index.
+    def read_checksums(self, unit: int) -> tuple[int, int]:
+        """Read every byte of a shard; give their checksum, and that of its chunks' checksums.
 
         Raises:
             DamageError: The index is not whole.
         """
-        checksum = 0
         with self._open(unit) as file:
-            for offset, length in self._index(unit, file).reshape(-1, 2).tolist():
-                if offset != _NEVER_WRITTEN:
-                    file.seek(offset + length - _CRC_BYTES)
-                    checksum = google_crc32c.extend(checksum, file.read(_CRC_BYTES))
-        return checksum
+            places = self._index(unit, file).reshape(-1, 2).tolist()
+            ends = [offset + length for offset, length in places if offset != _NEVER_WRITTEN]
+            return sum_up(file, ends)
 
-    def path(self, unit: int) -> Path:
+    def key(self, unit: int) -> str:
         """Give the file of a unit."""
-        return self._folder.joinpath("c", str(unit), *["0"] * (self.ndim - 1))
+        return "/".join([self._key, "c", str(unit), *["0"] * (self.ndim - 1)])
+
+    def path(self, unit: int) -> Path | str:
+        """Give the file of a unit by its whole name, for people."""
+        return self._folder.locate(self.key(unit))
 
     @contextmanager
-    def _open(self, unit: int) -> Generator[BinaryIO]:
+    def _open(self, unit: int) -> Generator[Content]:
         try:
-            with self.path(unit).open("rb", buffering=0) as file:
+            with self._folder.open(self.key(unit)) as file:
                 yield file
+        except ReplacedError:
+            raise
         except FileNotFoundError as error:
             raise self._damage(unit, "is not there") from error
         except OSError as error:
             raise self._damage(unit, f"cannot be read ({error.strerror})") from error
 
-    def _index(self, unit: int, file: BinaryIO) -> ShardIndex:
+    def _index(self, unit: int, file: Content) -> ShardIndex:
         """Read where the chunks of a shard lie, or recall it if the file is still the same."""
-        found = os.fstat(file.fileno())
-        stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
         known = self._indices.get(unit)
-        if known is not None and known[0] == stamp:
+        if known is not None and file.is_still(known[0]):
             return known[1]
         grid = self.encoding.grid
         size = _ENTRY_BYTES * int(np.prod(grid))
-        if found.st_size < size + _CRC_BYTES:
-            problem = "is empty" if found.st_size == 0 else "is cut off"
-            raise self._damage(unit, problem)
-        file.seek(-size - _CRC_BYTES, os.SEEK_END)
-        content = file.read(size + _CRC_BYTES)
+        content = file.read_end(size + _CRC_BYTES)
+        if len(content) < size + _CRC_BYTES:
+            raise self._damage(unit, "is cut off" if content else "is empty")
         if not _is_whole(content):
             raise self._damage(unit, "is damaged: its index has another checksum")
         index = np.frombuffer(content, "<u8", count=size // 8).reshape(*grid, 2)
         if len(self._indices) >= _KEPT_INDICES:
             self._indices.clear()
-        self._indices[unit] = (stamp, index)
+        self._indices[unit] = (file.stamp, index)
         return index
 
     def _locate(self, unit: int, index: ShardIndex, cuts: tuple[_Cut, ...]) -> _Piece:
@@ -237,7 +250,7 @@ class ShardReader:
         return DamageError(self.path(unit), samples, problem)
 
 
-def read_coordinate(folder: Path, samples: int) -> np.ndarray[Any, Any]:
+def read_coordinate(folder: Folder, array: str, samples: int) -> np.ndarray[Any, Any]:
     """Read the index in the data set of the first samples, int64.
 
     Raises:
@@ -245,10 +258,11 @@ def read_coordinate(folder: Path, samples: int) -> np.ndarray[Any, Any]:
     """
     values = np.empty(samples, np.int64)
     for first in range(0, samples, COORDINATE_CHUNK):
-        path = folder / "c" / str(first // COORDINATE_CHUNK)
+        key = f"{array}/c/{first // COORDINATE_CHUNK}"
+        path = folder.locate(key)
         whole = range(first, min(first + COORDINATE_CHUNK, samples))
         try:
-            content = path.read_bytes()
+            content = folder.read(key)
         except OSError as error:
             raise DamageError(path, whole, f"cannot be read ({error.strerror})") from error
         if not _is_whole(content):
@@ -256,6 +270,23 @@ def read_coordinate(folder: Path, samples: int) -> np.ndarray[Any, Any]:
         plain = Zstd().decode(content[:-_CRC_BYTES])
         values[first : whole.stop] = np.frombuffer(plain, "<i8", count=len(whole))
     return values
+
+
+def sum_up(file: Content, ends: Sequence[int] = ()) -> tuple[int, int]:
+    """Read a whole file; give its checksum, and that of the checksums that end at some places."""
+    whole, start, tail = 0, 0, b""
+    found: dict[int, bytes] = {}
+    ahead = sorted(ends, reverse=True)
+    for block in file.blocks():
+        whole = google_crc32c.extend(whole, block)
+        # A checksum may begin in the block before.
+        content, start = tail + block, start - len(tail)
+        while ahead and ahead[-1] <= start + len(content):
+            end = ahead.pop()
+            found[end] = content[end - start - _CRC_BYTES : end - start]
+        start, tail = start + len(content), content[-_CRC_BYTES:]
+    parts = (found.get(end, b"") for end in ends)
+    return whole, functools.reduce(google_crc32c.extend, parts, 0)
 
 
 def _is_whole(content: bytes) -> bool:
@@ -299,7 +330,7 @@ def _count(part: slice | np.ndarray[Any, Any]) -> int:
     return len(range(part.start, part.stop, part.step) if isinstance(part, slice) else part)
 
 
-def _read_pieces(file: BinaryIO, pieces: Iterable[_Piece]) -> Iterator[tuple[_Piece, bytes]]:
+def _read_pieces(file: Content, pieces: Iterable[_Piece]) -> Iterator[tuple[_Piece, bytes]]:
     """Read pieces, those that lie side by side at once."""
     run: list[_Piece] = []
     for piece in sorted(pieces, key=lambda piece: piece.offset):
@@ -314,10 +345,9 @@ def _read_pieces(file: BinaryIO, pieces: Iterable[_Piece]) -> Iterator[tuple[_Pi
         yield from _read_run(file, run)
 
 
-def _read_run(file: BinaryIO, run: Sequence[_Piece]) -> Iterator[tuple[_Piece, bytes]]:
+def _read_run(file: Content, run: Sequence[_Piece]) -> Iterator[tuple[_Piece, bytes]]:
     begin = run[0].offset
-    file.seek(begin)
-    content = file.read(run[-1].offset + run[-1].length - begin)
+    content = file.read(begin, run[-1].offset + run[-1].length - begin)
     for piece in run:
         place = piece.offset - begin
         yield piece, content[place : place + piece.length]

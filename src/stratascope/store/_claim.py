@@ -13,21 +13,16 @@ import numpy as np
 from numcodecs.zstd import Zstd
 
 from stratascope.errors import StoreError
-from stratascope.store._commit import (
-    TEMPORARY,
-    committed_units,
-    stale_files,
-    write_once,
-    write_whole,
-)
-from stratascope.store._disk import explaining
-from stratascope.store._files import read_manifest, read_spec
+from stratascope.store._commit import TEMPORARY
+from stratascope.store._files import UnreadableError, committed_units, read_manifest, read_spec
+from stratascope.store._folder import Folder, StepPart
 from stratascope.store._layout import (
     COORDINATE_CHUNK,
+    DATA,
     FORMAT,
     LAYOUT_VERSION,
+    RUN_FILE,
     Paths,
-    StepPart,
     StepSpec,
     array_metadata,
     coordinate_metadata,
@@ -35,11 +30,11 @@ from stratascope.store._layout import (
     group_metadata,
     part_units,
 )
-from stratascope.store._lock import lock_part, lock_step
+from stratascope.store._where import open_folder
 
 _FORMAT = {"format": FORMAT, "layout": LAYOUT_VERSION}
 
-Write = Callable[[Path, bytes], None]
+Write = Callable[[str, bytes], None]
 
 
 class StepClaim:
@@ -64,18 +59,19 @@ class StepClaim:
 
     def __init__(
         self,
-        root: Path,
+        root: str | Path | Folder,
         spec: StepSpec,
         *,
         sample_index: np.ndarray[Any, Any] | None = None,
         part: StepPart | None = None,
     ) -> None:
         self.spec = spec
-        self._paths = paths = Paths(root, spec.step)
+        self._folder = folder = open_folder(root)
+        self._paths = Paths(folder, spec.step)
         self._part = part
-        with explaining(root):
-            write_once(paths.run, encode_json(_FORMAT))
-            self._locks = [lock_step(paths)] if part is None else lock_part(paths, part)
+        with folder.explaining():
+            folder.write_once(RUN_FILE, encode_json(_FORMAT))
+            self._held = folder.hold(spec.step, part)
             try:
                 self.committed = self._reopen()
                 self._prepare(sample_index)
@@ -93,7 +89,7 @@ class StepClaim:
     @property
     def samples_committed(self) -> int:
         """Number of samples of the step that no run need do again."""
-        size, units = self.spec.unit, committed_units(self._paths.commits)
+        size, units = self.spec.unit, committed_units(self._paths)
         end = sys.maxsize if self.spec.samples is None else self.spec.samples
         return sum(min(unit * size + size, end) - unit * size for unit in units)
 
@@ -103,28 +99,28 @@ class StepClaim:
         Raises:
             StoreError: The disk cannot be written.
         """
-        with explaining(self._paths.root):
+        with self._folder.explaining():
             samples = self.spec.samples
-            units = committed_units(self._paths.commits)
+            units = committed_units(self._paths)
             if samples is None:
                 samples = self._find_end(units)
                 write_metadata(self._paths, self.spec, samples)
             # Other parts may come to their end at the same time, and write the same.
             if units.issuperset(part_units(samples, self.spec.unit)):
-                write_whole(self._paths.complete, encode_json({"samples": samples}))
+                self._folder.write(self._paths.complete, encode_json({"samples": samples}))
         self.release()
 
     def release(self) -> None:
         """Let others have it. Idempotent."""
-        while self._locks:
-            self._locks.pop().release()
+        while self._held:
+            self._held.pop()()
 
     def _find_end(self, units: set[int]) -> int:
         return read_manifest(self._paths, self.spec, max(units)).stop if units else 0
 
     def _reopen(self) -> set[int]:
         """Find the units that need not be done again, and give back the others."""
-        committed = committed_units(self._paths.commits)
+        committed = committed_units(self._paths)
         if self._part is not None and self.spec.samples is not None:
             committed &= {*part_units(self.spec.samples, self.spec.unit, self._part)}
         whole = {unit for unit in committed if self._is_whole(unit)}
@@ -132,8 +128,7 @@ class StepClaim:
             # What has no length comes in order, and ends with its last unit: a unit behind a gap
             # would hide the gap.
             whole = set(itertools.takewhile(whole.__contains__, itertools.count()))
-        for unit in committed - whole:
-            self._paths.manifest(unit).unlink()
+        self._folder.remove(self._paths.manifest(unit) for unit in committed - whole)
         return whole
 
     def _is_whole(self, unit: int) -> bool:
@@ -144,7 +139,7 @@ class StepClaim:
         """
         try:
             manifest = read_manifest(self._paths, self.spec, unit)
-        except StoreError:
+        except UnreadableError:
             return False
         full = (unit + 1) * self.spec.unit
         known = self.spec.samples
@@ -153,28 +148,26 @@ class StepClaim:
 
     def _prepare(self, sample_index: np.ndarray[Any, Any] | None) -> None:
         # The other steps, and other parts of this one, may be in the works.
-        for path in stale_files(self._paths.group, self._paths.commits):
-            if self._part is None or self._is_own(path):
-                path.unlink(missing_ok=True)
-        write_once(self._paths.spec, encode_json(self.spec.to_json()))
+        stale = self._folder.find_stale(self._paths.group, self._paths.commits)
+        self._folder.remove(key for key in stale if self._part is None or self._is_own(key))
+        self._folder.write_once(self._paths.spec, encode_json(self.spec.to_json()))
         self._check_spec()
-        group = self._paths.group.parent / "zarr.json"
-        write_once(group, encode_json(group_metadata(_FORMAT)))
+        self._folder.write_once(f"{DATA}/zarr.json", encode_json(group_metadata(_FORMAT)))
         # Where the length is unknown, what is committed is now the whole first units.
         known = self.spec.samples
         samples = len(self.committed) * self.spec.unit if known is None else known
-        write = write_whole if self._part is None else write_once
+        write = self._folder.write if self._part is None else self._folder.write_once
         write_metadata(self._paths, self.spec, samples, sample_index, write=write)
 
-    def _is_own(self, path: Path) -> bool:
+    def _is_own(self, key: str) -> bool:
         """Tell whether a temporary file is one of this part's units."""
         assert self.spec.samples is not None
-        name = path.name.partition(TEMPORARY)[0]
-        if path.is_relative_to(self._paths.group):
-            folders = (self._paths.group / array.key / "c" for array in self.spec.arrays)
-            inside = [path.relative_to(one) for one in folders if path.is_relative_to(one)]
+        name = key.rpartition("/")[2].partition(TEMPORARY)[0]
+        if key.startswith(f"{self._paths.group}/"):
+            folders = (f"{self._paths.group}/{array.key}/c/" for array in self.spec.arrays)
+            inside = [key.removeprefix(one) for one in folders if key.startswith(one)]
             # unit / 0 / …
-            name = inside[0].parts[0].partition(TEMPORARY)[0] if inside else ""
+            name = inside[0].partition("/")[0].partition(TEMPORARY)[0] if inside else ""
         number = name.removeprefix("u").removesuffix(".json")
         own = part_units(self.spec.samples, self.spec.unit, self._part)
         return number.isdecimal() and int(number) in own
@@ -185,7 +178,7 @@ class StepClaim:
         theirs = read_spec(self._paths)
         if theirs != ours:
             raise StoreError(
-                f"step {self.spec.step} of {self._paths.root} is another run's, begun in the "
+                f"step {self.spec.step} of {self._folder} is another run's, begun in the "
                 "meantime: choose another step or another folder"
             )
         self.spec = theirs
@@ -197,37 +190,39 @@ def write_metadata(
     samples: int,
     sample_index: np.ndarray[Any, Any] | None = None,
     *,
-    write: Write = write_whole,
+    write: Write | None = None,
 ) -> None:
     """Write what Zarr needs to know of a step, and the coordinate of its samples."""
+    write = write or paths.folder.write
     attributes = {"step": spec.step, "settings": spec.settings, "provenance": spec.provenance}
     if spec.coordinates:
         # As CF conventions have it: xarray takes them for coordinates.
         attributes["coordinates"] = " ".join(array.key for array in spec.coordinates)
-    write(paths.group / "zarr.json", encode_json(group_metadata(attributes)))
+    write(f"{paths.group}/zarr.json", encode_json(group_metadata(attributes)))
     table = spec.table
     for array in spec.arrays:
-        folder = paths.group / array.key
+        key = f"{paths.group}/{array.key}"
         if array.site in table:
             site = group_metadata(asdict(table[array.site]))
-            write(folder.parent / "zarr.json", encode_json(site))
-        write(folder / "zarr.json", encode_json(array_metadata(array, spec, samples)))
-    coordinate = paths.group / "sample"
-    write(coordinate / "zarr.json", encode_json(coordinate_metadata(samples)))
+            write(f"{key.rpartition('/')[0]}/zarr.json", encode_json(site))
+        write(f"{key}/zarr.json", encode_json(array_metadata(array, spec, samples)))
+    coordinate = f"{paths.group}/sample"
+    write(f"{coordinate}/zarr.json", encode_json(coordinate_metadata(samples)))
     for chunk in range(-(-samples // COORDINATE_CHUNK)):
         content = _encode_coordinate(chunk, samples, sample_index)
-        write(coordinate / "c" / str(chunk), content)
+        write(f"{coordinate}/c/{chunk}", content)
 
 
 def grow_metadata(paths: Paths, spec: StepSpec, before: int, samples: int) -> None:
     """Make room for more samples than before, where the length is not known in advance."""
+    write = paths.folder.write
     for array in spec.arrays:
         metadata = encode_json(array_metadata(array, spec, samples))
-        write_whole(paths.group / array.key / "zarr.json", metadata)
-    coordinate = paths.group / "sample"
+        write(f"{paths.group}/{array.key}/zarr.json", metadata)
+    coordinate = f"{paths.group}/sample"
     for chunk in range(before // COORDINATE_CHUNK, -(-samples // COORDINATE_CHUNK)):
-        write_whole(coordinate / "c" / str(chunk), _encode_coordinate(chunk, samples, None))
-    write_whole(coordinate / "zarr.json", encode_json(coordinate_metadata(samples)))
+        write(f"{coordinate}/c/{chunk}", _encode_coordinate(chunk, samples, None))
+    write(f"{coordinate}/zarr.json", encode_json(coordinate_metadata(samples)))
 
 
 def _encode_coordinate(

@@ -1,10 +1,9 @@
-"""Files that are there whole or not at all, and the manifests that commit units."""
+"""Files on a disk that are there whole or not at all."""
 
 import contextlib
 import errno
 import os
 import random
-import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,6 @@ TEMPORARY = ".tmp-"
 
 _ATTEMPTS = 10
 _SWEPT_AWAY = {errno.ENOENT, errno.ESTALE}
-_MANIFEST = re.compile(r"u(\d{8,})\.json")
 
 
 def temporary_name(path: Path) -> Path:
@@ -71,20 +69,7 @@ def sync_folders(folders: Iterable[Path]) -> None:
             os.close(descriptor)
 
 
-def committed_units(commits: Path) -> set[int]:
-    """List the units that are committed: those whose manifest exists."""
-    found = (_MANIFEST.fullmatch(path.name) for path in commits.glob("u*.json"))
-    return {int(match[1]) for match in found if match is not None}
-
-
 def stale_files(*folders: Path) -> Iterator[Path]:
     """Find what a killed run left half written, at any depth."""
     for folder in folders:
         yield from folder.rglob(f"*{TEMPORARY}*")
-
-
-def is_vacant(root: Path) -> bool:
-    """Tell whether a store may begin here: nothing is there, or what a kill at its birth left."""
-    if not root.exists():
-        return True
-    return root.is_dir() and all(TEMPORARY in entry.name for entry in root.iterdir())

@@ -1,11 +1,13 @@
 """Reading the small files that say what a store holds, and refusing those that say nonsense."""
 
 import json
+import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from stratascope.errors import StoreError
+from stratascope.store._folder import Folder
 from stratascope.store._layout import (
     COMMITS,
     DATA,
@@ -15,6 +17,13 @@ from stratascope.store._layout import (
     Paths,
     StepSpec,
 )
+from stratascope.store._where import open_folder
+
+_MANIFEST = re.compile(r"u(\d{8,})\.json")
+
+
+class UnreadableError(StoreError):
+    """A small file that is there, but does not say what it should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,50 +58,65 @@ class Manifest:
     files: dict[str, ShardFile]
 
 
-def find_root(path: Path) -> Path:
+def find_root(path: str | Path | Folder) -> Folder:
     """Check that a folder is a store that this version reads."""
-    if path.name == DATA and (path.parent / RUN_FILE).exists():
-        path = path.parent
-    if not (path / RUN_FILE).is_file():
-        problem = "does not exist" if not path.exists() else "is not a stratascope store"
-        raise StoreError(f"{path} {problem}: expected a folder that stratascope extract wrote")
-    run = read_json(path / RUN_FILE)
+    folder = open_folder(path)
+    if PurePath(str(folder)).name == DATA:
+        inner = folder.path
+        above = inner.parent if isinstance(inner, Path) else inner.rpartition("/")[0]
+        if open_folder(above).exists(RUN_FILE):
+            folder = open_folder(above)
+    try:
+        run = read_json(folder, RUN_FILE)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        problem = "is not a stratascope store" if folder.exists("") else "does not exist"
+        raise StoreError(
+            f"{folder} {problem}: expected a folder that stratascope extract wrote"
+        ) from error
     if run.get("format") != FORMAT:
-        raise StoreError(f"{path} is not a stratascope store: its run.json is another program's")
+        raise StoreError(f"{folder} is not a stratascope store: its run.json is another program's")
     if run.get("layout") != LAYOUT_VERSION:
         raise StoreError(
-            f"{path} must have layout {LAYOUT_VERSION}, got {run.get('layout')}: read it with the "
-            "release of stratascope that wrote it"
+            f"{folder} must have layout {LAYOUT_VERSION}, got {run.get('layout')}: read it with "
+            "the release of stratascope that wrote it"
         )
-    return path
+    return folder
 
 
-def list_steps(root: Path) -> list[int]:
+def list_steps(folder: Folder) -> list[int]:
     """List the steps of a store, in order."""
-    names = [spec.parent.name for spec in (root / COMMITS).glob("*/spec.json")]
-    return sorted(int(name) for name in names if name.isdecimal())
+    numbers = (int(name) for name in folder.names(COMMITS) if name.isdecimal())
+    specs = {Paths(folder, number).spec: number for number in numbers}
+    return sorted(specs[key] for key in folder.stat([*specs]))
+
+
+def committed_units(paths: Paths) -> set[int]:
+    """List the units of a step that are committed: those whose manifest exists."""
+    found = map(_MANIFEST.fullmatch, paths.folder.names(paths.commits))
+    return {int(match[1]) for match in found if match is not None}
 
 
 def read_spec(paths: Paths) -> StepSpec:
     """Read what a step holds."""
+    plain = read_json(paths.folder, paths.spec)
     try:
-        return StepSpec.from_json(read_json(paths.spec))
+        return StepSpec.from_json(plain)
     except (KeyError, TypeError) as error:
-        raise _describe_damage(paths.spec, f"a step ({error!r})") from error
+        raise _describe_damage(paths, paths.spec, f"a step ({error!r})") from error
 
 
 def read_manifest(paths: Paths, spec: StepSpec, unit: int) -> Manifest:
     """Read what a committed unit holds."""
-    path = paths.manifest(unit)
-    plain = read_json(path)
+    key = paths.manifest(unit)
+    plain = read_json(paths.folder, key)
     try:
         files = {array.key: _read_shard_file(plain["files"][array.key]) for array in spec.arrays}
         manifest = Manifest(int(plain["start"]), int(plain["stop"]), files)
     except (KeyError, TypeError, ValueError) as error:
-        raise _describe_damage(path, f"a unit ({error!r})") from error
+        raise _describe_damage(paths, key, f"a unit ({error!r})") from error
     first = unit * spec.unit
     if manifest.start != first or not first < manifest.stop <= first + spec.unit:
-        raise _describe_damage(path, f"samples from {first} on")
+        raise _describe_damage(paths, key, f"samples from {first} on")
     return manifest
 
 
@@ -107,20 +131,27 @@ def _read_shard_file(plain: Any) -> ShardFile:
 
 def read_end(paths: Paths) -> int:
     """Read how many samples a finished step has."""
-    plain = read_json(paths.complete)
+    plain = read_json(paths.folder, paths.complete)
     if not isinstance(plain.get("samples"), int):
-        raise _describe_damage(paths.complete, "the end of a step")
+        raise _describe_damage(paths, paths.complete, "the end of a step")
     return plain["samples"]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds a JSON object; of another value nothing is kept."""
+def read_json(folder: Folder, key: str) -> dict[str, Any]:
+    """Read a file that holds a JSON object; of another value nothing is kept.
+
+    Raises:
+        UnreadableError: It holds no JSON.
+        OSError: It is not there, or cannot be read.
+    """
+    content = folder.read(key)
     try:
-        plain = json.loads(path.read_text())
+        plain = json.loads(content)
     except ValueError as error:
-        raise StoreError(f"{path} is damaged: it must be JSON ({error})") from error
+        problem = f"is damaged: it must be JSON ({error})"
+        raise UnreadableError(f"{folder.locate(key)} {problem}") from error
     return plain if isinstance(plain, dict) else {}
 
 
-def _describe_damage(path: Path, meant: str) -> StoreError:
-    return StoreError(f"{path} is damaged: it must describe {meant}")
+def _describe_damage(paths: Paths, key: str, meant: str) -> UnreadableError:
+    return UnreadableError(f"{paths.folder.locate(key)} is damaged: it must describe {meant}")

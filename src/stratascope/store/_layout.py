@@ -7,13 +7,13 @@ unit of samples. Nothing here is needed to read them.
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from stratascope.sites import Port, Site
 from stratascope.store._bins import describe_bins
+from stratascope.store._folder import Folder, StepPart
 from stratascope.store._quantized import NAN_CODE, describe_quantization
 
 FORMAT = "stratascope"
@@ -24,7 +24,6 @@ DATA = "data.zarr"
 COMMITS = "commits"
 SPEC_FILE = "spec.json"
 COMPLETE_FILE = "complete.json"
-LOCK_FILE = "lock"
 
 CHUNK_BYTES = 256 * 1024
 TILE_BYTES = 1024 * 1024
@@ -37,8 +36,6 @@ PREVIEW = "preview"
 HISTOGRAM = "histogram"
 
 Codec = Literal["fast", "compact"]
-StepPart = tuple[int, int]
-"""Which part of a step, from 0, and how many there are."""
 
 DTYPES = (
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
@@ -224,54 +221,48 @@ def _pick_known(cls: type[Any], plain: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The folders and files of one step of a store."""
+    """The folders and files of one step of a store, by their keys.
 
-    root: Path
+    Attributes:
+        folder: The store's folder.
+        step: Number of the step.
+    """
+
+    folder: Folder
     step: int
 
     @property
-    def run(self) -> Path:
-        """The file that says that this folder is a store."""
-        return self.root / RUN_FILE
-
-    @property
-    def group(self) -> Path:
+    def group(self) -> str:
         """The step's Zarr group."""
-        return self.root / DATA / str(self.step)
+        return f"{DATA}/{self.step}"
 
     @property
-    def commits(self) -> Path:
+    def commits(self) -> str:
         """The folder with one manifest for each finished unit."""
-        return self.root / COMMITS / str(self.step)
+        return f"{COMMITS}/{self.step}"
 
     @property
-    def spec(self) -> Path:
+    def spec(self) -> str:
         """What the step holds."""
-        return self.commits / SPEC_FILE
+        return f"{self.commits}/{SPEC_FILE}"
 
     @property
-    def complete(self) -> Path:
+    def complete(self) -> str:
         """The file that says that the step is finished."""
-        return self.commits / COMPLETE_FILE
+        return f"{self.commits}/{COMPLETE_FILE}"
 
     @property
-    def lock(self) -> Path:
-        """The file that a run holds while it writes the step."""
-        return self.commits / LOCK_FILE
+    def is_complete(self) -> bool:
+        """Whether the step is finished."""
+        return self.folder.exists(self.complete)
 
-    def part_lock(self, part: StepPart) -> Path:
-        """The file that a run holds while it writes a part of the step."""
-        number, count = part
-        return self.commits / f"{LOCK_FILE}.{number}-of-{count}"
-
-    def manifest(self, unit: int) -> Path:
+    def manifest(self, unit: int) -> str:
         """The file whose existence commits a unit."""
-        return self.commits / f"u{unit:08d}.json"
+        return f"{self.commits}/u{unit:08d}.json"
 
-    def shard(self, array: ArraySpec, unit: int) -> Path:
+    def shard(self, array: ArraySpec, unit: int) -> str:
         """The file with one unit's values of one array."""
-        inner = "/".join("0" for _ in array.shape)
-        return self.group / array.key / "c" / str(unit) / inner
+        return "/".join([self.group, array.key, "c", str(unit), *["0"] * len(array.shape)])
 
 
 def part_units(samples: int, unit: int, part: StepPart | None = None) -> range:

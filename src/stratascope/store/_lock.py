@@ -7,13 +7,15 @@ import os
 from pathlib import Path
 
 from stratascope.errors import StoreError
-from stratascope.store._layout import Paths, StepPart
+from stratascope.store._folder import StepPart
+from stratascope.store._layout import COMMITS
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
+_LOCK_FILE = "lock"
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
 _WAIT = "wait for its end, or choose another step or another folder"
 _held: set[int] = set()
@@ -67,38 +69,42 @@ class Lock:
         self._descriptor = None
 
 
-def lock_step(paths: Paths) -> Lock:
+def lock_step(root: Path, step: int) -> Lock:
     """Hold a step, so that nobody else writes it.
 
     Raises:
         StoreError: Another run does.
     """
-    problem = f"another run is writing step {paths.step} of {paths.root}"
-    return _lock(paths.lock, f"{problem}: {_WAIT}")
+    return _lock(_find_lock(root, step), f"another run is writing step {step} of {root}: {_WAIT}")
 
 
-def lock_part(paths: Paths, part: StepPart) -> list[Lock]:
+def lock_part(root: Path, step: int, part: StepPart) -> list[Lock]:
     """Hold a part of a step, so that others write its other parts only.
 
     Raises:
         StoreError: Another run writes this part, the whole step, or parts of another size.
     """
     number, count = part
-    step = f"step {paths.step} of {paths.root}"
-    held = [_lock(paths.lock, f"a run that is no shard is writing {step}: {_WAIT}", shared=True)]
+    whole, name = _find_lock(root, step), f"step {step} of {root}"
+    held = [_lock(whole, f"a run that is no shard is writing {name}: {_WAIT}", shared=True)]
     try:
-        problem = f"another run is writing shard {number}/{count} of {step}"
-        held.append(_lock(paths.part_lock(part), f"{problem}: give each its own number"))
-        for path in paths.commits.glob(f"{paths.lock.name}.*"):
+        problem = f"another run is writing shard {number}/{count} of {name}"
+        own = whole.with_name(f"{_LOCK_FILE}.{number}-of-{count}")
+        held.append(_lock(own, f"{problem}: give each its own number"))
+        for path in whole.parent.glob(f"{_LOCK_FILE}.*"):
             # After its own: of two with other counts that come at once, one at least sees this.
             if path.name.rpartition("-")[2] != str(count):
-                problem = f"{step} is being written in another number of shards than {count}"
+                problem = f"{name} is being written in another number of shards than {count}"
                 _lock(path, f"{problem}: give all the same", shared=True).release()
     except BaseException:
         for lock in held:
             lock.release()
         raise
     return held
+
+
+def _find_lock(root: Path, step: int) -> Path:
+    return root / COMMITS / str(step) / _LOCK_FILE
 
 
 def _lock(path: Path, problem: str, *, shared: bool = False) -> Lock:

@@ -13,27 +13,30 @@ from stratascope.errors import StoreError
 from stratascope.sites import Site
 from stratascope.store._array import StoredArray, describe_owed, name_dtype
 from stratascope.store._chunks import DamageError, ShardReader, read_coordinate
-from stratascope.store._commit import committed_units
 from stratascope.store._dataset import SampleDataset
 from stratascope.store._files import (
+    UnreadableError,
+    committed_units,
     find_root,
     list_steps,
     read_end,
     read_manifest,
     read_spec,
 )
+from stratascope.store._folder import Folder
 from stratascope.store._layout import COORDINATES, DATA, TEXT, VALUES, ArraySpec, Paths, SiteSpec
 from stratascope.store._names import SiteNames
 from stratascope.store._repair import uncommit
 from stratascope.store._verify import Damage, verify
+from stratascope.store._where import open_folder
 from stratascope.store._xarray import show_values
 
 
-def open_store(path: str | Path, *, step: int | None = None) -> "Store":
+def open_store(path: str | Path | Folder, *, step: int | None = None) -> "Store":
     """Open a store for reading; nothing is read but its description.
 
     Args:
-        path: The folder that `extract` wrote.
+        path: The folder that `extract` wrote, or the URL of one in a bucket.
         step: Which step to look at; None means the last one.
 
     Warns:
@@ -53,10 +56,10 @@ def open_store(path: str | Path, *, step: int | None = None) -> "Store":
     >>> store["1"][17, 2].shape
     (8,)
     """
-    return _open_step(Path(path), step, stacklevel=3)
+    return _open_step(path, step, stacklevel=3)
 
 
-def _open_step(path: Path, step: int | None, *, stacklevel: int) -> "Store":
+def _open_step(path: str | Path | Folder, step: int | None, *, stacklevel: int) -> "Store":
     root = find_root(path)
     steps = list_steps(root)
     if not steps:
@@ -83,8 +86,9 @@ class Store(Mapping[str, Any]):
     LSTM, gives a dict of arrays by place.
 
     Attributes:
-        path: The store's folder.
+        path: The store's folder: a path, or the URL of a bucket as text.
         step: The step that is looked at.
+        folder: What reads its files.
 
     >>> import numpy as np, torch, stratascope as ss
     >>> model = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU())
@@ -98,18 +102,21 @@ class Store(Mapping[str, Any]):
       1  (20, 4, 8) float32
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
+    def __init__(self, path: str | Path | Folder, step: int) -> None:
+        self.folder = open_folder(path)
+        self.path = self.folder.path
         self.step = step
-        self._paths = Paths(path, step)
+        self._paths = Paths(self.folder, step)
         self._spec = read_spec(self._paths)
         self._sites: dict[str, list[ArraySpec]] = {}
         for array in self._spec.values:
             self._sites.setdefault(array.site, []).append(array)
         table = self._spec.table
-        self._names = SiteNames(str(path), [table[site] for site in self._sites])
+        self._names = SiteNames(str(self.path), [table[site] for site in self._sites])
         self._readers = {
-            array.key: ShardReader(self._paths.group / array.key, 1 + len(array.shape))
+            array.key: ShardReader(
+                self.folder, f"{self._paths.group}/{array.key}", 1 + len(array.shape)
+            )
             for array in self._spec.arrays
         }
         self._beside: dict[tuple[str, str], dict[str, tuple[ArraySpec, ShardReader]]] = {}
@@ -125,7 +132,7 @@ class Store(Mapping[str, Any]):
     @property
     def steps(self) -> tuple[int, ...]:
         """All steps of the store."""
-        return tuple(list_steps(self.path))
+        return tuple(list_steps(self.folder))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -145,7 +152,7 @@ class Store(Mapping[str, Any]):
     @property
     def complete(self) -> bool:
         """Whether the run that wrote this step came to its end."""
-        return self._paths.complete.exists()
+        return self._paths.is_complete
 
     @property
     def samples(self) -> int:
@@ -172,9 +179,9 @@ class Store(Mapping[str, Any]):
 
         None where nothing is committed. A copy may have times of its own.
         """
-        manifests = map(self._paths.manifest, committed_units(self._paths.commits))
-        files = [path for path in (self._paths.complete, *manifests) if path.exists()]
-        newest = max((path.stat().st_mtime for path in files), default=None)
+        manifests = map(self._paths.manifest, committed_units(self._paths))
+        files = self.folder.stat([self._paths.complete, *manifests])
+        newest = max((file.modified for file in files.values()), default=None)
         return None if newest is None else datetime.fromtimestamp(newest).astimezone()
 
     def at(self, step: int) -> "Store":
@@ -183,12 +190,12 @@ class Store(Mapping[str, Any]):
         Raises:
             StoreError: There is no such step.
         """
-        return _open_step(self.path, step, stacklevel=3)
+        return _open_step(self.folder, step, stacklevel=3)
 
     def committed_ranges(self) -> list[range]:
         """List the ranges of samples that are committed, joined where they touch."""
         ranges: list[range] = []
-        for unit in sorted(committed_units(self._paths.commits)):
+        for unit in sorted(committed_units(self._paths)):
             start = unit * self._spec.unit
             stop = self._find_end(unit)
             if ranges and ranges[-1].stop == start:
@@ -203,7 +210,7 @@ class Store(Mapping[str, Any]):
             return min((unit + 1) * self._spec.unit, self._spec.samples)
         try:
             return read_manifest(self._paths, self._spec, unit).stop
-        except StoreError:
+        except UnreadableError:
             # As for the writer, which does such a unit again.
             return unit * self._spec.unit
 
@@ -215,7 +222,7 @@ class Store(Mapping[str, Any]):
             StoreError: It is damaged.
         """
         try:
-            return read_coordinate(self._paths.group / "sample", self.samples)
+            return read_coordinate(self.folder, f"{self._paths.group}/sample", self.samples)
         except DamageError as damage:
             raise StoreError(
                 f"the sample coordinate of step {self.step} cannot be read: {damage}. The "
@@ -263,7 +270,7 @@ class Store(Mapping[str, Any]):
     def holds(self, samples: np.ndarray[Any, Any]) -> bool:
         """Tell whether samples, given by number, are all committed."""
         units = np.unique(np.asarray(samples) // self._spec.unit)
-        return all(self._paths.manifest(int(unit)).exists() for unit in units)
+        return all(self.folder.exists(self._paths.manifest(int(unit))) for unit in units)
 
     def to_xarray(self) -> Any:
         """Open this step as an `xarray.DataTree`, a node for each site, loaded when it is read.
@@ -289,7 +296,11 @@ class Store(Mapping[str, Any]):
         for array in (*self._spec.values, *self._spec.coordinates):
             self._open_array(array).check_there()
         tree = xarray.open_datatree(
-            self.path / DATA, engine="zarr", group=str(self.step), consolidated=False, chunks=None
+            self.folder.for_zarr(DATA),
+            engine="zarr",
+            group=str(self.step),
+            consolidated=False,
+            chunks=None,
         )
         for array in self._spec.values:
             if array.quantized:
@@ -368,7 +379,7 @@ class Store(Mapping[str, Any]):
         >>> store.verify(deep=True)
         []
         """
-        return verify(self.path, step=self.step, deep=deep)
+        return verify(self.folder, step=self.step, deep=deep)
 
     def uncommit(self, damages: Iterable[Damage]) -> None:
         """Give damaged samples back, so that ``extract(..., resume=True)`` computes them again.

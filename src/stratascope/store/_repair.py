@@ -3,11 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from stratascope.errors import StoreError
-from stratascope.store._commit import sync_folders, write_whole
-from stratascope.store._files import read_end, read_spec
+from stratascope.store._files import UnreadableError, read_end, read_spec
 from stratascope.store._layout import Paths, encode_json
-from stratascope.store._lock import lock_step
 from stratascope.store._verify import Damage
 
 
@@ -20,26 +17,29 @@ def uncommit(paths: Paths, damages: Iterable[Damage]) -> None:
     damages = list(damages)
     if not damages:
         return
-    lock = lock_step(paths)
+    folder = paths.folder
+    held = folder.hold(paths.step, None)
     try:
         spec = read_spec(paths)
         if spec.samples is None and (samples := _read_length(paths)) is not None:
             # Else the units behind a gap would count no more: they might not be the whole rest.
             known = replace(spec, samples=samples)
-            write_whole(paths.spec, encode_json(known.to_json()))
+            folder.write(paths.spec, encode_json(known.to_json()))
         # First: a step that lacks a unit must not be called complete, whatever happens now.
-        paths.complete.unlink(missing_ok=True)
-        sync_folders([paths.commits])
-        for samples in (damage.samples for damage in damages if damage.samples):
-            for unit in range(samples.start // spec.unit, (samples.stop - 1) // spec.unit + 1):
-                paths.manifest(unit).unlink(missing_ok=True)
-        sync_folders([paths.commits])
+        folder.remove([paths.complete])
+        lost = (damage.samples for damage in damages if damage.samples)
+        folder.remove(
+            paths.manifest(unit)
+            for samples in lost
+            for unit in range(samples.start // spec.unit, (samples.stop - 1) // spec.unit + 1)
+        )
     finally:
-        lock.release()
+        for release in held:
+            release()
 
 
 def _read_length(paths: Paths) -> int | None:
     try:
         return read_end(paths)
-    except (StoreError, FileNotFoundError):
+    except (UnreadableError, FileNotFoundError):
         return None

@@ -1,8 +1,6 @@
 """A Zarr v3 shard written as a stream: rows come in, chunks go out, the index comes last."""
 
 import itertools
-import os
-from pathlib import Path
 from typing import Any
 
 import google_crc32c
@@ -10,7 +8,7 @@ import numpy as np
 from numcodecs.blosc import NOSHUFFLE, SHUFFLE, Blosc
 from numcodecs.zstd import Zstd
 
-from stratascope.store._commit import temporary_name
+from stratascope.store._folder import Sink
 from stratascope.store._layout import (
     ArraySpec,
     Codec,
@@ -23,13 +21,13 @@ _EMPTY = np.uint64(2**64 - 1)
 
 
 class ShardWriter:
-    """Writes one shard file under a temporary name; memory holds one row of chunks.
+    """Writes one shard into a file that has no name yet; memory holds one row of chunks.
 
     The order of the bytes depends on the rows alone, not on the batches in which they came.
     """
 
-    def __init__(self, path: Path, array: ArraySpec, unit: int, codec: Codec) -> None:
-        self.path = path
+    def __init__(self, sink: Sink, array: ArraySpec, unit: int, codec: Codec) -> None:
+        self.sink = sink
         self._array = array
         self._chunk = array.chunk
         self._encode = _make_encoder(array, codec)
@@ -43,10 +41,6 @@ class ShardWriter:
         self._offset = 0
         self._crc = 0
         self._chunks_crc = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.temporary = temporary_name(path)
-        # Smaller than a chunk, which then goes to the system without one more copy.
-        self._file = self.temporary.open("wb", buffering=64 * 1024)
 
     def append(self, rows: np.ndarray[Any, Any]) -> None:
         """Add the next samples, shape ``(n, …)``."""
@@ -67,28 +61,19 @@ class ShardWriter:
             self._held[: self._num_held] = rows[start:]
 
     def finish(self) -> dict[str, int]:
-        """Write the index and make the file durable; it keeps its temporary name."""
+        """Write the index and make the file durable; it has no name yet."""
         if self._num_held:
             self._write_chunk_row(self._held[: self._num_held])
         index = self._index.tobytes()
         checksum = google_crc32c.value(index)
         self._write(index + checksum.to_bytes(4, "little"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        self.sink.finish()
         return {
             "bytes": self._offset,
             "crc32c": self._crc,
             "index_crc32c": checksum,
             "chunks_crc32c": self._chunks_crc,
         }
-
-    def discard(self) -> None:
-        """Close and delete the unfinished file."""
-        try:
-            self._file.close()
-        finally:
-            self.temporary.unlink(missing_ok=True)
 
     def _write_chunk_row(self, rows: np.ndarray[Any, Any]) -> None:
         for position in itertools.product(*(range(size) for size in self._grid[1:])):
@@ -114,7 +99,7 @@ class ShardWriter:
         return whole
 
     def _write(self, content: bytes) -> None:
-        self._file.write(content)
+        self.sink.write(content)
         self._crc = google_crc32c.extend(self._crc, content)
         self._offset += len(content)
 

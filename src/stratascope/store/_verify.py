@@ -4,13 +4,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import google_crc32c
-
 from stratascope.errors import StoreError
-from stratascope.store._chunks import DamageError, Encoding, ShardReader, read_coordinate
-from stratascope.store._commit import committed_units
+from stratascope.store._chunks import (
+    DamageError,
+    Encoding,
+    ShardReader,
+    read_coordinate,
+    sum_up,
+)
 from stratascope.store._files import (
     ShardFile,
+    UnreadableError,
+    committed_units,
     find_root,
     list_steps,
     read_end,
@@ -18,9 +23,9 @@ from stratascope.store._files import (
     read_manifest,
     read_spec,
 )
-from stratascope.store._layout import ArraySpec, Paths, StepSpec, array_metadata, name_samples
+from stratascope.store._folder import Folder
+from stratascope.store._layout import DATA, ArraySpec, Paths, StepSpec, array_metadata, name_samples
 
-_BLOCK_BYTES = 1024 * 1024
 _ANOTHER_FILE = "is whole, but not the file that its manifest means"
 
 Watch = Callable[[float], object]
@@ -44,7 +49,7 @@ class Damage:
     step 0, site 'enc.3', samples 256 to 299: c/1/0/0 is not there
     """
 
-    path: Path
+    path: Path | str
     problem: str
     step: int
     samples: range = range(0)
@@ -62,12 +67,16 @@ class Damage:
 
 
 def verify(
-    path: str | Path, *, step: int | None = None, deep: bool = False, watch: Watch | None = None
+    path: str | Path | Folder,
+    *,
+    step: int | None = None,
+    deep: bool = False,
+    watch: Watch | None = None,
 ) -> list[Damage]:
     """Look for damage in a store; nothing is changed.
 
     Args:
-        path: The store's folder.
+        path: The store's folder, or the URL of one in a bucket.
         step: Which step to look at; None means all.
         deep: Read every byte, not only sizes, descriptions and the indices of the shards.
         watch: Called now and then with the part that is done, from 0 to 1.
@@ -84,7 +93,7 @@ def verify(
     >>> verify("whole.zarr", deep=True)
     []
     """
-    root = find_root(Path(path))
+    root = find_root(path)
     steps = list_steps(root)
     if step is not None and step not in steps:
         listed = ", ".join(map(str, steps)) or "none"
@@ -103,8 +112,9 @@ def _check_step(paths: Paths, *, deep: bool) -> Iterator[tuple[float, list[Damag
     """Look at one step; give bit by bit which part is done, and what is damaged there."""
     try:
         spec = read_spec(paths)
-    except (StoreError, OSError) as error:
-        yield 1.0, [Damage(paths.spec, _explain(paths.spec, error), paths.step)]
+    except (UnreadableError, OSError) as error:
+        path = paths.folder.locate(paths.spec)
+        yield 1.0, [Damage(path, _explain(path, error), paths.step)]
         return
     samples, damages = _check_end(paths, spec)
     step = _Step(paths, spec, samples, deep=deep)
@@ -116,20 +126,20 @@ def _check_step(paths: Paths, *, deep: bool) -> Iterator[tuple[float, list[Damag
 
 def _check_end(paths: Paths, spec: StepSpec) -> tuple[int | None, list[Damage]]:
     """Find the number of samples of a step, if it is known, and look at what says that it ended."""
-    if not paths.complete.exists():
+    if not paths.is_complete:
         return spec.samples, []
+    path = paths.folder.locate(paths.complete)
     try:
         samples = read_end(paths)
-    except (StoreError, OSError) as error:
-        problem = _explain(paths.complete, error)
-        return spec.samples, [Damage(paths.complete, problem, paths.step)]
+    except (UnreadableError, OSError) as error:
+        return spec.samples, [Damage(path, _explain(path, error), paths.step)]
     if spec.samples not in (None, samples):
         problem = f"must end the step with {spec.samples} samples, got {samples}"
-        return spec.samples, [Damage(paths.complete, problem, paths.step)]
+        return spec.samples, [Damage(path, problem, paths.step)]
     return samples, []
 
 
-def _explain(path: Path, error: Exception) -> str:
+def _explain(path: Path | str, error: Exception) -> str:
     """Give what an error says of a file; ours begin with the file."""
     if isinstance(error, FileNotFoundError):
         return "is not there"
@@ -150,6 +160,7 @@ class _Step:
 
     def __init__(self, paths: Paths, spec: StepSpec, samples: int | None, *, deep: bool) -> None:
         self._paths = paths
+        self._folder = paths.folder
         self._spec = spec
         self._samples = samples
         self._deep = deep
@@ -157,40 +168,43 @@ class _Step:
 
     def list_units(self) -> list[int]:
         """List the units that must be there: of a finished step all, else the committed ones."""
-        units = committed_units(self._paths.commits)
+        units = committed_units(self._paths)
         if self._samples is None:
             return sorted(units)
         whole = range(-(-self._samples // self._spec.unit))
-        return [unit for unit in whole if unit in units or self._paths.complete.exists()]
+        complete = self._paths.is_complete
+        return [unit for unit in whole if complete or unit in units]
 
     def check_descriptions(self) -> list[Damage]:
         """Look at what tells every reader of Zarr how the arrays lie."""
         group = self._paths.group
-        sites = {array.site: group / array.key.partition("/")[0] for array in self._spec.values}
-        folders = {"": group, **sites}
+        sites = {
+            array.site: f"{group}/{array.key.partition('/')[0]}" for array in self._spec.values
+        }
+        nodes = [("", DATA), ("", group), *sites.items()]
         found = [
-            Damage(folder / "zarr.json", problem, self._spec.step, site=site)
-            for site, folder in [("", group.parent), *folders.items()]
-            if (problem := _check_node(folder / "zarr.json", "group")) is not None
+            Damage(self._folder.locate(f"{key}/zarr.json"), problem, self._spec.step, site=site)
+            for site, key in nodes
+            if (problem := self._check_node(f"{key}/zarr.json", "group")) is not None
         ]
         for array in self._spec.arrays:
-            path = group / array.key / "zarr.json"
-            problem = self._check_array(path, array)
+            key = f"{group}/{array.key}"
+            problem = self._check_array(f"{key}/zarr.json", array)
             if problem is None:
-                self._readers[array.key] = ShardReader(path.parent, 1 + len(array.shape))
+                self._readers[array.key] = ShardReader(self._folder, key, 1 + len(array.shape))
             else:
-                found.append(self._blame(array, path, problem))
+                found.append(self._blame(array, f"{key}/zarr.json", problem))
         return found + self._check_coordinate()
 
     def check_unit(self, unit: int) -> list[Damage]:
         """Look at a unit's manifest and at the shards that it lists."""
-        path, start = self._paths.manifest(unit), unit * self._spec.unit
+        path, start = self._folder.locate(self._paths.manifest(unit)), unit * self._spec.unit
         full = start + self._spec.unit
         stop = full if self._samples is None else min(full, self._samples)
         samples = range(start, stop)
         try:
             manifest = read_manifest(self._paths, self._spec, unit)
-        except (StoreError, OSError) as error:
+        except (UnreadableError, OSError) as error:
             return [Damage(path, _explain(path, error), self._spec.step, samples)]
         if self._samples is not None and manifest.stop != stop:
             problem = f"must end with sample {stop - 1}, got {manifest.stop - 1}"
@@ -202,15 +216,23 @@ class _Step:
             for damage in self._check_shard(array, unit, manifest.files[array.key], samples)
         ]
 
-    def _check_array(self, path: Path, array: ArraySpec) -> str | None:
-        problem = _check_node(path, "array")
+    def _check_node(self, key: str, kind: str) -> str | None:
+        """Tell what is wrong with the description of a group or an array."""
+        try:
+            plain = read_json(self._folder, key)
+        except (UnreadableError, OSError) as error:
+            return _explain(self._folder.locate(key), error)
+        return None if plain.get("node_type") == kind else f"must describe a Zarr {kind}"
+
+    def _check_array(self, key: str, array: ArraySpec) -> str | None:
+        problem = self._check_node(key, "array")
         if problem is not None:
             return problem
         try:
-            encoding = Encoding.read(path)
+            encoding = Encoding.read(self._folder, key)
         except DamageError as damage:
             return damage.problem
-        plain = read_json(path)
+        plain = read_json(self._folder, key)
         if self._samples is None and isinstance(plain.get("shape"), list):
             # The arrays grow, and may be ahead of what is committed.
             plain["shape"][:1] = [0]
@@ -225,12 +247,13 @@ class _Step:
         return None
 
     def _check_coordinate(self) -> list[Damage]:
-        folder = self._paths.group / "sample"
-        if (problem := _check_node(folder / "zarr.json", "array")) is not None:
-            return [Damage(folder / "zarr.json", problem, self._spec.step)]
-        if self._paths.complete.exists() and self._samples is not None:
+        array = f"{self._paths.group}/sample"
+        key = f"{array}/zarr.json"
+        if (problem := self._check_node(key, "array")) is not None:
+            return [Damage(self._folder.locate(key), problem, self._spec.step)]
+        if self._paths.is_complete and self._samples is not None:
             try:
-                read_coordinate(folder, self._samples)
+                read_coordinate(self._folder, array, self._samples)
             except DamageError as damage:
                 return [Damage(damage.path, damage.problem, self._spec.step)]
         return []
@@ -238,64 +261,57 @@ class _Step:
     def _check_shard(
         self, array: ArraySpec, unit: int, file: ShardFile, samples: range
     ) -> Iterator[Damage]:
-        path = self._paths.shard(array, unit)
+        key = self._paths.shard(array, unit)
         reader = self._readers.get(array.key)
-        problem, rows = _find_problem(path, file, unit, reader), [samples]
+        problem, rows = self._find_problem(key, file, unit, reader), [samples]
         if problem is None and self._deep:
-            problem = _check_bytes(path, file, unit, reader)
+            problem = self._check_bytes(key, file, unit, reader)
             if problem is not None and reader is not None and not array.per_unit:
                 rows = list(_find_rows(reader, array, samples)) or rows
         if problem is not None:
             for row in rows:
-                yield self._blame(array, path, problem, row)
+                yield self._blame(array, key, problem, row)
 
-    def _blame(
-        self, array: ArraySpec, path: Path, problem: str, samples: range = range(0)
-    ) -> Damage:
-        return Damage(path, problem, self._spec.step, samples, array.site, array.place)
+    def _find_problem(
+        self, key: str, file: ShardFile, unit: int, reader: ShardReader | None
+    ) -> str | None:
+        """Tell what is wrong with a shard as far as its size and its index show it."""
+        try:
+            found = self._folder.stat([key])
+            if key not in found:
+                return "is not there"
+            if found[key].bytes != file.bytes:
+                return f"must have {file.bytes:,} bytes, got {found[key].bytes:,}"
+            if reader is not None and reader.read_index_checksum(unit) != file.index_crc32c:
+                return _ANOTHER_FILE
+        except OSError as error:
+            return _explain(self._folder.locate(key), error)
+        except DamageError as damage:
+            return damage.problem
+        return None
 
-
-def _check_node(path: Path, kind: str) -> str | None:
-    """Tell what is wrong with the description of a group or an array."""
-    try:
-        plain = read_json(path)
-    except (StoreError, OSError) as error:
-        return _explain(path, error)
-    return None if plain.get("node_type") == kind else f"must describe a Zarr {kind}"
-
-
-def _find_problem(path: Path, file: ShardFile, unit: int, reader: ShardReader | None) -> str | None:
-    """Tell what is wrong with a shard as far as its size and its index show it."""
-    try:
-        size = path.stat().st_size
-        if size != file.bytes:
-            return f"must have {file.bytes:,} bytes, got {size:,}"
-        if reader is not None and reader.read_index_checksum(unit) != file.index_crc32c:
-            return _ANOTHER_FILE
-    except OSError as error:
-        return _explain(path, error)
-    except DamageError as damage:
-        return damage.problem
-    return None
-
-
-def _check_bytes(path: Path, file: ShardFile, unit: int, reader: ShardReader | None) -> str | None:
-    """Tell whether any byte of a shard is another."""
-    checksum = 0
-    known = file.chunks_crc32c
-    try:
-        with path.open("rb", buffering=0) as content:
-            while block := content.read(_BLOCK_BYTES):
-                checksum = google_crc32c.extend(checksum, block)
+    def _check_bytes(
+        self, key: str, file: ShardFile, unit: int, reader: ShardReader | None
+    ) -> str | None:
+        """Tell whether any byte of a shard is another."""
+        try:
+            if reader is None:
+                with self._folder.open(key) as content:
+                    checksum, chunks = sum_up(content)[0], None
+            else:
+                checksum, chunks = reader.read_checksums(unit)
+        except OSError as error:
+            return _explain(self._folder.locate(key), error)
+        except DamageError as damage:
+            return damage.problem
         if checksum != file.crc32c:
             return "is damaged: it has another checksum"
-        if known is not None and reader is not None and reader.read_chunks_checksum(unit) != known:
-            return _ANOTHER_FILE
-    except OSError as error:
-        return _explain(path, error)
-    except DamageError as damage:
-        return damage.problem
-    return None
+        known = file.chunks_crc32c
+        return _ANOTHER_FILE if None not in (known, chunks) and known != chunks else None
+
+    def _blame(self, array: ArraySpec, key: str, problem: str, samples: range = range(0)) -> Damage:
+        path = self._folder.locate(key)
+        return Damage(path, problem, self._spec.step, samples, array.site, array.place)
 
 
 def _find_rows(reader: ShardReader, array: ArraySpec, samples: range) -> Iterator[range]:

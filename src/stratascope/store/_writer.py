@@ -15,11 +15,11 @@ import numpy as np
 
 from stratascope.errors import DataError, StoreError
 from stratascope.store._claim import StepClaim, grow_metadata
-from stratascope.store._commit import sync_folders, write_whole
-from stratascope.store._disk import explaining
-from stratascope.store._layout import ArraySpec, Paths, StepSpec, encode_json
+from stratascope.store._folder import Folder
+from stratascope.store._layout import ArraySpec, Paths, StepSpec, encode_json, name_samples
 from stratascope.store._previews import Counts, make_preview
 from stratascope.store._shards import ShardWriter
+from stratascope.store._where import open_folder
 
 _QUEUED_BATCHES = 1
 _PENDING_UNITS = 2
@@ -52,7 +52,7 @@ class UnitWriter:
 
     def __init__(
         self,
-        root: Path,
+        root: str | Path | Folder,
         spec: StepSpec,
         units: Collection[int],
         *,
@@ -61,7 +61,8 @@ class UnitWriter:
         self.spec = spec
         self.committed: set[int] = set()
         self.bytes_written = 0
-        self._paths = Paths(root, spec.step)
+        self._folder = open_folder(root)
+        self._paths = Paths(self._folder, spec.step)
         self._units = units
         self._convert = convert
         self._open: _Unit | None = None
@@ -88,7 +89,7 @@ class UnitWriter:
         """
         self._raise_error()
         if not self._thread.is_alive():
-            raise StoreError(f"step {self.spec.step} of {self._paths.root} is closed already")
+            raise StoreError(f"step {self.spec.step} of {self._folder} is closed already")
         self._queue.put(functools.partial(self._write_batch, start, values))
         if wait:
             self._queue.join()
@@ -127,7 +128,7 @@ class UnitWriter:
             # After an error the queue is emptied, so that the caller never waits for a dead thread.
             if self._error is None:
                 try:
-                    with explaining(self._paths.root):
+                    with self._folder.explaining():
                         job()
                 except BaseException as error:  # noqa: BLE001 - raised again by the next call
                     self._error = error
@@ -204,14 +205,30 @@ class UnitWriter:
             raise
 
     def _publish_whole(self, unit: "_Unit") -> None:
+        key = self._paths.manifest(unit.number)
+        if self._folder.exists(key):
+            raise self._describe_rival(unit, "")
         files = unit.publish()
         if self.spec.samples is None:
             # Before the manifest: what it commits must lie within the arrays' shapes.
             grow_metadata(self._paths, self.spec, unit.start, unit.stop)
         manifest = {"unit": unit.number, "start": unit.start, "stop": unit.stop, "files": files}
-        write_whole(self._paths.manifest(unit.number), encode_json(manifest))
+        if not self._folder.commit(key, encode_json(manifest)):
+            raise self._describe_rival(
+                unit,
+                ", and files of both may be mixed there: stratascope verify --deep tells whether "
+                "they are",
+            )
         self.bytes_written += sum(file["bytes"] for file in files.values())
         self.committed.add(unit.number)
+
+    def _describe_rival(self, unit: "_Unit", remark: str) -> StoreError:
+        return StoreError(
+            f"samples {name_samples(unit.start, unit.stop - 1)} of step {self.spec.step} of "
+            f"{self._folder} were committed by another run at the same time{remark}. Let one run "
+            "write a step, and give shards each its own number; what is committed is kept, and "
+            "resume=True (--resume) goes on"
+        )
 
     def _stop(self) -> None:
         if self._thread.is_alive():
@@ -243,8 +260,8 @@ class _Unit:
                 self._counts[made.key] = Counts(made, array)
         try:
             for array in spec.arrays:
-                path = paths.shard(array, number)
-                self._shards[array.key] = ShardWriter(path, array, spec.unit, spec.codec)
+                sink = paths.folder.append(paths.shard(array, number))
+                self._shards[array.key] = ShardWriter(sink, array, spec.unit, spec.codec)
         except BaseException:
             self.discard()
             raise
@@ -272,15 +289,13 @@ class _Unit:
             key, counts = self._counts.popitem()
             self._shards[key].append(counts.take()[None])
         files = {key: shard.finish() for key, shard in self._shards.items()}
-        for shard in self._shards.values():
-            shard.temporary.replace(shard.path)
-        sync_folders(shard.path.parent for shard in self._shards.values())
+        self._paths.folder.publish([shard.sink for shard in self._shards.values()])
         return files
 
     def discard(self) -> None:
         for shard in self._shards.values():
-            with contextlib.suppress(OSError):
-                shard.discard()
+            with contextlib.suppress(OSError, StoreError):
+                shard.sink.discard()
 
 
 class StepWriter:
@@ -291,15 +306,16 @@ class StepWriter:
 
     def __init__(
         self,
-        root: Path,
+        root: str | Path | Folder,
         spec: StepSpec,
         *,
         sample_index: np.ndarray[Any, Any] | None = None,
         convert: Convert = np.asarray,
     ) -> None:
-        self._claim = StepClaim(root, spec, sample_index=sample_index)
+        folder = open_folder(root)
+        self._claim = StepClaim(folder, spec, sample_index=sample_index)
         self.spec = self._claim.spec
-        self._writer = UnitWriter(root, self.spec, self._claim.missing, convert=convert)
+        self._writer = UnitWriter(folder, self.spec, self._claim.missing, convert=convert)
 
     def write(self, start: int, values: Mapping[str, Any]) -> None:
         """Add samples from ``start`` on, as to a `UnitWriter`."""

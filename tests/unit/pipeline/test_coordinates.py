@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import stratascope as ss
 from stratascope.errors import DataError, StoreError
-from stratascope.store import Paths, StepSpec
+from stratascope.store import Paths, StepSpec, open_folder
 
 SIGNALS = np.random.default_rng(0).normal(size=(150, 1, 9)).astype("f4")
 CLASSES = torch.arange(150) % 7
@@ -230,7 +230,7 @@ def test_a_run_that_goes_on_ends_with_the_same_targets(tmp_path):
 )
 def test_other_targets_or_ids_are_other_data(tmp_path, targets, ids):
     extract(tmp_path / "s", Listed(CLASSES, list(range(150))))
-    Paths(tmp_path / "s", 0).complete.unlink()
+    (tmp_path / "s/commits/0/complete.json").unlink()
 
     with pytest.raises(StoreError, match=r"was begun, the targets or ids of the data changed\."):
         extract(tmp_path / "s", Listed(targets, ids), resume=True)
@@ -238,13 +238,12 @@ def test_other_targets_or_ids_are_other_data(tmp_path, targets, ids):
 
 def test_a_step_that_an_early_release_began_goes_on_without_targets(tmp_path):
     extract(tmp_path / "s", Listed(CLASSES))
-    paths = Paths(tmp_path / "s", 0)
-    plain = StepSpec.from_json(ss.store._files.read_json(paths.spec)).to_json()
+    paths = Paths(open_folder(tmp_path / "s"), 0)
+    plain = StepSpec.from_json(ss.store._files.read_json(paths.folder, paths.spec)).to_json()
     del plain["settings"]["data"]["beside_digest"]
     plain["arrays"] = [array for array in plain["arrays"] if array["role"] != "target"]
-    paths.spec.write_bytes(ss.store._layout.encode_json(plain))
-    for lost in (paths.manifest(1), paths.complete):
-        lost.unlink()
+    paths.folder.write(paths.spec, ss.store._layout.encode_json(plain))
+    paths.folder.remove([paths.manifest(1), paths.complete])
     store = extract(tmp_path / "s", Listed(CLASSES + 1), resume=True)
 
     assert (store.complete, store.targets, store.verify(deep=True)) == (True, None, [])

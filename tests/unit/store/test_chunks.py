@@ -89,7 +89,9 @@ class Reads:
                 return content
 
         def open_counted(path, mode="r", *args, **kwargs):
-            return Counted(path) if mode == "rb" else opened(path, mode, *args, **kwargs)
+            # The small files are read whole, and not by pieces.
+            piecewise = kwargs.get("buffering") == 0
+            return Counted(path) if piecewise else opened(path, mode, *args, **kwargs)
 
         monkeypatch.setattr(Path, "open", open_counted)
 
@@ -306,4 +308,4 @@ def test_a_damaged_coordinate_is_an_error(store):
 
 
 def test_paths_are_those_that_the_writer_uses(store):
-    assert store["a"]._reader.path(2) == Paths(store.path, 0).shard(store._spec.arrays[0], 2)
+    assert store["a"]._reader.key(2) == Paths(store.folder, 0).shard(store._spec.arrays[0], 2)

@@ -3,13 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stratascope.store._commit import (
-    committed_units,
-    is_vacant,
-    stale_files,
-    write_once,
-    write_whole,
-)
+from stratascope.store._commit import stale_files, write_once, write_whole
 
 
 def test_a_file_is_written_with_its_folders(tmp_path):
@@ -74,21 +68,3 @@ def test_a_shared_file_that_can_never_be_written_is_an_error(tmp_path, monkeypat
         write_once(tmp_path / "run.json", b"content")
     # A file that another one swept away may be there the next time; a full disk stays full.
     assert len(tried) == (1 if code == errno.ENOSPC else 10)
-
-
-def test_units_are_committed_by_their_manifests(tmp_path):
-    for name in ("u00000000.json", "u00000012.json", "u00000003.json.tmp-1", "spec.json"):
-        (tmp_path / name).touch()
-
-    assert committed_units(tmp_path) == {0, 12}
-    assert committed_units(tmp_path / "nowhere") == set()
-
-
-def test_a_folder_is_vacant_if_at_most_a_first_file_was_begun(tmp_path):
-    assert is_vacant(tmp_path / "nowhere")
-    assert is_vacant(tmp_path)
-    (tmp_path / "run.json.tmp-1").touch()
-    assert is_vacant(tmp_path)
-    (tmp_path / "thesis.tex").touch()
-    assert not is_vacant(tmp_path)
-    assert not is_vacant(tmp_path / "thesis.tex")

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stratascope.store import DTYPES, UNIT_MULTIPLE, ArraySpec, Paths, SiteSpec, StepSpec
+from stratascope.store import (
+    DTYPES,
+    UNIT_MULTIPLE,
+    ArraySpec,
+    Paths,
+    SiteSpec,
+    StepSpec,
+    open_folder,
+)
 from stratascope.store._layout import (
     CHUNK_BYTES,
     TILE_BYTES,
@@ -94,12 +102,12 @@ def test_a_specification_of_another_release_is_read():
 
 
 def test_the_files_of_a_step_lie_where_the_layout_says():
-    paths = Paths(Path("r"), 7)
+    paths = Paths(open_folder("r"), 7)
 
-    assert paths.run == Path("r/run.json")
-    assert paths.manifest(12) == Path("r/commits/7/u00000012.json")
-    assert paths.shard(make_array((3, 4)), 2) == Path("r/data.zarr/7/enc.3/activation/c/2/0/0")
-    assert paths.shard(make_array(()), 2) == Path("r/data.zarr/7/enc.3/activation/c/2")
+    assert paths.manifest(12) == "commits/7/u00000012.json"
+    assert paths.shard(make_array((3, 4)), 2) == "data.zarr/7/enc.3/activation/c/2/0/0"
+    assert paths.shard(make_array(()), 2) == "data.zarr/7/enc.3/activation/c/2"
+    assert paths.folder.locate(paths.complete) == Path("r/commits/7/complete.json")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

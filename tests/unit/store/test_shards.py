@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stratascope.store import ArraySpec
+from stratascope.store import ArraySpec, open_folder
 from stratascope.store._shards import ShardWriter
 
 ARRAY = ArraySpec("a/activation", "a", "", (5, 300), "float32", "float32", ("channel", "time"))
@@ -11,11 +11,11 @@ ROWS = np.random.default_rng(0).normal(size=(64, 5, 300)).astype("float32")
 
 
 def write(folder, rows, cuts, array=ARRAY):
-    writer = ShardWriter(folder / "c" / "0", array, 64, "fast")
+    writer = ShardWriter(open_folder(folder).append("c/0"), array, 64, "fast")
     for part in np.split(rows, cuts):
         writer.append(part)
     told = writer.finish()
-    return told, writer.temporary.read_bytes()
+    return told, writer.sink.temporary.read_bytes()
 
 
 @settings(max_examples=25, deadline=None)
@@ -36,32 +36,32 @@ def test_rows_of_any_layout_in_memory_give_the_same_shard(tmp_path):
 
 
 def test_a_shard_has_no_name_before_it_is_given_one(tmp_path):
-    writer = ShardWriter(tmp_path / "c" / "0", ARRAY, 64, "fast")
+    writer = ShardWriter(open_folder(tmp_path).append("c/0"), ARRAY, 64, "fast")
     writer.append(ROWS)
     writer.finish()
 
     assert not (tmp_path / "c" / "0").exists()
-    assert writer.temporary.parent == tmp_path / "c"
+    assert writer.sink.temporary.parent == tmp_path / "c"
 
 
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_discarded_shard_is_gone(tmp_path, finished):
-    writer = ShardWriter(tmp_path / "c" / "0", ARRAY, 64, "fast")
+    writer = ShardWriter(open_folder(tmp_path).append("c/0"), ARRAY, 64, "fast")
     writer.append(ROWS)
     if finished:
         writer.finish()
-    writer.discard()
-    writer.discard()
+    writer.sink.discard()
+    writer.sink.discard()
 
     assert list((tmp_path / "c").iterdir()) == []
 
 
 def test_the_rows_that_were_given_may_be_written_over(tmp_path):
     rows = ROWS[:3].copy()
-    writer = ShardWriter(tmp_path / "c" / "0", ARRAY, 64, "fast")
+    writer = ShardWriter(open_folder(tmp_path).append("c/0"), ARRAY, 64, "fast")
     writer.append(rows)
     rows[:] = 0
     writer.append(ROWS[3:])
     writer.finish()
 
-    assert writer.temporary.read_bytes() == write(tmp_path, ROWS, [])[1]
+    assert writer.sink.temporary.read_bytes() == write(tmp_path, ROWS, [])[1]

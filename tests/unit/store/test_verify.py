@@ -1,5 +1,6 @@
 import json
 import pickle
+from pathlib import Path
 
 import google_crc32c
 import numpy as np
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratascope.errors import StoreError
-from stratascope.store import ArraySpec, Damage, StepSpec, StepWriter, _verify, open_store, verify
+from stratascope.store import ArraySpec, Damage, StepSpec, StepWriter, open_store, verify
+from stratascope.store._disk import DiskFolder
 from stratascope.store._lock import Lock
 
 SAMPLES = 150
@@ -294,16 +296,37 @@ def test_every_step_is_looked_at_or_one(tmp_path):
 
 
 def test_a_disk_that_fails_is_damage(root, monkeypatch):
-    def fail(path, *_, **__):
-        raise OSError(5, "Input/output error")
+    lost = shard(root, 1)
+    for name in ("stat", "open"):
+        works = getattr(Path, name)
 
-    monkeypatch.setattr(_verify.Path, "stat", fail)
-    found = _verify._find_problem(root, _verify.ShardFile(1, 2, 3), 0, None)
-    monkeypatch.undo()
-    monkeypatch.setattr(_verify.Path, "open", fail)
+        def fail(path, *args, works=works, **kwargs):
+            if path == lost:
+                raise OSError(5, "Input/output error")
+            return works(path, *args, **kwargs)
 
-    assert found == "cannot be read (Input/output error)"
-    assert _verify._check_bytes(root, _verify.ShardFile(1, 2, 3), 0, None) == found
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, name, fail)
+            (found,) = verify(root)
+
+        assert (found.path, found.problem) == (lost, "cannot be read (Input/output error)")
+
+
+def test_a_file_that_goes_while_it_is_read_is_damage(root, monkeypatch):
+    stat = DiskFolder.stat
+    change(shard(root, 1).parents[3] / "zarr.json", 0, b"no")
+
+    def go_after(folder, keys):
+        found = stat(folder, keys)
+        if keys == [shard(root, 1).relative_to(root).as_posix()]:
+            shard(root, 1).unlink()
+        return found
+
+    monkeypatch.setattr(DiskFolder, "stat", go_after)
+    described, lost = verify(root, deep=True)
+
+    assert described.problem.startswith("is damaged: it must be JSON")
+    assert (lost.path, lost.problem) == (shard(root, 1), "is not there")
 
 
 def test_what_is_done_is_told(root):

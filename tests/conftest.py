@@ -1,0 +1,53 @@
+"""Places for stores in buckets, for whichever test asks for one."""
+
+import contextlib
+import os
+import uuid
+
+import pytest
+
+import buckets
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory):
+    """Give what starts a server of a name with a bucket, or recalls it, and tells its address."""
+    started = {}
+    with contextlib.ExitStack() as stack:
+
+        def find(name):
+            if name not in started:
+                folder = tmp_path_factory.mktemp(name)
+                started[name] = stack.enter_context(buckets.SERVERS[name](folder))
+                client = buckets.connect(started[name])
+                client.create_bucket(Bucket=buckets.BUCKET)
+                # The first object makes room, which takes its time.
+                client.put_object(Bucket=buckets.BUCKET, Key="first", Body=b"first")
+            return started[name]
+
+        yield find
+
+
+@pytest.fixture
+def make_url(servers, monkeypatch):
+    """Give what finds a place of its own on a server, and has the environment lead there."""
+
+    def make(server):
+        known = {**buckets.KEYS, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": servers(server)}
+        for variable, value in known.items():
+            monkeypatch.setenv(variable, value)
+        return f"s3://{buckets.BUCKET}/{uuid.uuid4().hex[:12]}/acts.zarr"
+
+    return make
+
+
+@pytest.fixture
+def url(request, make_url):
+    """Give a place for a store on the server of a test's parameters, or on SeaweedFS."""
+    return make_url(getattr(request, "param", "SeaweedFS"))
+
+
+@pytest.fixture
+def client(url):
+    """Look into the bucket with Amazon's own client."""
+    return buckets.connect(os.environ["AWS_ENDPOINT_URL"])
