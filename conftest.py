@@ -8,11 +8,13 @@ and is then reported as skipped, with that reason.
 """
 
 import contextlib
+import os
 import re
 import tempfile
 from collections.abc import Iterable
 from doctest import ELLIPSIS
 from typing import Any
+from unittest import mock
 
 import pytest
 from sybil import Document, Example, Region, Sybil
@@ -47,13 +49,14 @@ def skip_example(example: Example) -> None:
 
 
 def enter_folder(namespace: dict[str, Any]) -> None:
-    """Give a document a folder of its own to write into, and the same random numbers each time."""
+    """Give a document a folder and an environment of its own, and the same random numbers."""
     import torch
 
     torch.manual_seed(0)
     stack = contextlib.ExitStack()
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stratascope-example-"))
     stack.enter_context(contextlib.chdir(folder))
+    stack.enter_context(mock.patch.dict(os.environ))
     namespace["__leave_folder__"] = stack.close
 
 

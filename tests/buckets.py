@@ -6,10 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,43 @@ def seaweedfs(folder: Path) -> Generator[str]:
         said.close()
 
 
+@contextlib.contextmanager
+def google(folder: Path) -> Generator[str]:
+    """Run moto's server behind a translation of what Google's interface for XML names otherwise."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    amazon = DomainDispatcherApplication(create_backend_app)
+
+    def translate(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        if environ.pop("HTTP_X_GOOG_IF_GENERATION_MATCH", None) == "0":
+            environ["HTTP_IF_NONE_MATCH"] = "*"
+        for name in [name for name in environ if name.startswith("HTTP_X_GOOG_META_")]:
+            environ[name.replace("X_GOOG", "X_AMZ")] = environ.pop(name)
+        environ["HTTP_AUTHORIZATION"] = (
+            "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, "
+            "SignedHeaders=host, Signature=none"
+        )
+
+        def answer(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            named = [(name.lower().replace("x-amz-meta", "x-goog-meta"), v) for name, v in headers]
+            return start(status, named, *more)
+
+        return amazon(environ, answer)
+
+    server = make_server("127.0.0.1", 0, translate, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 SERVERS = {"moto": moto, "SeaweedFS": seaweedfs}
+ALL = {**SERVERS, "Google": google}
 
 
 def connect(address: str) -> Any:

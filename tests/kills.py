@@ -28,7 +28,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 import stratascope as ss
 from stratascope.errors import StoreError
-from stratascope.store import Paths
+from stratascope.store import SPEC_FILE
 
 IN_A_UNIT = "in the middle of a unit"
 SAMPLES, BATCH, UNIT = 500, 20, 64
@@ -74,7 +74,7 @@ def extract(kind: str, to: Path, *, resume: bool = False) -> ss.Store:
 
 def start(kind: str, to: Path) -> int:
     """Fork a run, and wait until it holds its step."""
-    lock = Paths(to, 0).lock
+    lock = to / "commits" / "0" / "lock"
     lock.unlink(missing_ok=True)  # of the last one
     resume = to.exists()
     child = os.fork()
@@ -136,7 +136,7 @@ class Chain:
         """Check that what is committed stays, is read as it was meant, and all else is refused."""
         found = tree(self.to)
         shards = {name for name in found if "/c/" in name and ".tmp-" not in name}
-        if not Paths(self.to, 0).spec.exists():
+        if not (self.to / "commits" / "0" / SPEC_FILE).exists():
             self.counts["before the step was described"] += 1
             return
         with warnings.catch_warnings():

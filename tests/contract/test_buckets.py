@@ -144,6 +144,16 @@ def test_shards_at_once_write_the_same(url, client, local):
     assert buckets.tree(client, url) == tree(local.path)
 
 
+@pytest.mark.parametrize("url", ["Google"], indirect=True)
+def test_a_store_lies_in_a_bucket_of_googles_too(url, local):
+    store = run(url)
+
+    assert store.path.startswith("gs://")
+    assert store.verify(deep=True) == []
+    np.testing.assert_array_equal(store["conv"][:], local["conv"][:])
+    np.testing.assert_array_equal(store.to_xarray()["conv"]["activation"], local["conv"][:])
+
+
 def test_a_training_is_recorded(url):
     model = jobs.Convnet()
     with ss.record(model, "conv", to=url, every=2, probe=SIGNALS[:8]) as record:

@@ -303,8 +303,8 @@ def test_a_folder_that_is_read_only_is_read_and_refused(tmp_path, model, signals
     root.mkdir()
     if begun:
         run(model, signals, root)
-        Paths(root, 0).complete.unlink()
-        Paths(root, 0).manifest(1).unlink()
+        paths = Paths(open_folder(root), 0)
+        paths.folder.remove([paths.complete, paths.manifest(1)])
     before = tree(root)
     script = """
         import os, sys, numpy as np, torch, stratascope as ss

@@ -16,7 +16,7 @@ from stratascope.store._folder import ReplacedError
 PART = 8 * 1024 * 1024
 
 
-@pytest.fixture(params=["disk", *buckets.SERVERS])
+@pytest.fixture(params=["disk", *buckets.ALL])
 def place(request, make_url, tmp_path):
     """Give what opens a folder of which nothing is there yet."""
     if request.param == "disk":

@@ -12,7 +12,9 @@ from cyclopts import Parameter
 from stratascope.cli._output import name_size, print_json, print_line, print_table
 
 # The other extras belong to features that this release lacks.
-_USED_EXTRAS = ("demo", "lightning", "parquet", "safetensors", "transformers", "xarray")
+_USED_EXTRAS = (
+    "demo", "lightning", "objects", "parquet", "safetensors", "transformers", "xarray",
+)  # fmt: skip
 _PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "google-crc32c", "pillow", "cyclopts", "rich")
 
 
