@@ -27,8 +27,8 @@ _NAMED = 24
 
 
 def compare(
-    a: Path,
-    b: Path | None = None,
+    a: str,
+    b: str | None = None,
     *,
     sites: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     method: Method = "minibatch_cka",
@@ -43,7 +43,7 @@ def compare(
     """Compare the sites of two stores, of two steps of one, or of one with each other.
 
     Args:
-        a: Folder of a store.
+        a: Folder of a store, or its URL in a bucket.
         b: Folder of another. Without it, and without --step-b, the sites of the first are compared
             with each other.
         sites: Which sites: names, globs such as 'enc.*', classes such as 'Conv1d[*]'; without it

@@ -265,4 +265,5 @@ class _Upload(Sink):
 def _client_options() -> dict[str, Any]:
     # Who names such an endpoint has chosen to go without encryption.
     plain = any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)
-    return {"allow_http": True} if plain else {}
+    # Of each request, and a shard may be long and a line slow.
+    return {"allow_http": plain, "timeout": "10m"}
