@@ -17,7 +17,7 @@ import jobs
 import stratascope as ss
 from buckets import BUCKET
 from stratascope.cli import main
-from stratascope.errors import StoreError
+from stratascope.errors import DataError, StoreError
 from stratascope.pipeline import Processes
 from stratascope.store import (
     ArraySpec,
@@ -433,3 +433,11 @@ def test_the_command_line_takes_urls(url, tmp_path, monkeypatch, capsys):
     repair = ["--repair", "--model", "net.py:build", "--data", "signals.npy"]
     assert main(["verify", url, *repair]) == 0
     assert "repaired: 1" in capsys.readouterr().out
+
+
+def test_the_profile_of_a_store_in_a_bucket_goes_to_a_folder(url, tmp_path):
+    profile = ss.profile(run(url), progress=False)
+
+    with pytest.raises(DataError, match=rf"the profile of {url} cannot lie beside it"):
+        profile.save()
+    assert profile.save(tmp_path / "profile").is_dir()
