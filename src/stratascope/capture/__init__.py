@@ -3,6 +3,7 @@
 from stratascope.capture._activations import Activations
 from stratascope.capture._allocator import tune_allocator
 from stratascope.capture._modes import evaluating
+from stratascope.capture._receptive import receptive_field
 from stratascope.capture._records import Difference, ModuleCall, Operation, Summary, TensorInfo
 from stratascope.capture._snapshot import copies_on_write
 from stratascope.capture._staging import Staged, stage
@@ -30,6 +31,7 @@ __all__ = [
     "map_tensors",
     "match_forward_sites",
     "named_tensors",
+    "receptive_field",
     "select",
     "split",
     "stage",
