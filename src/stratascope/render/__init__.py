@@ -5,6 +5,7 @@
 3
 """
 
+from stratascope.render._animate import animate
 from stratascope.render._axes import Axis
 from stratascope.render._basis import ColorBasis
 from stratascope.render._difference import difference
@@ -30,6 +31,7 @@ __all__ = [
     "Fidelity",
     "FitOptions",
     "Scale",
+    "animate",
     "difference",
     "fit_bases",
     "fit_basis",

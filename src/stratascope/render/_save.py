@@ -43,7 +43,7 @@ def save(picture: Any, path: str | os.PathLike[str], /, **provenance: Any) -> Pa
     >>> folder.cleanup()
     """
     target = Path(path)
-    image = Image.fromarray(_checked(picture))
+    image = Image.fromarray(checked_picture(picture))
     if target.suffix.lower() != ".png":
         raise ValueError(f"path must end in '.png', got {str(target)!r}; only PNG is written")
     chunks = _chunks(provenance)
@@ -85,7 +85,8 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     return json.loads(text)
 
 
-def _checked(picture: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def checked_picture(picture: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Refuse what is no picture."""
     array = np.asarray(picture)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise ValueError(
@@ -98,7 +99,7 @@ def _checked(picture: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def _chunks(provenance: dict[str, Any]) -> PngInfo:
     info = PngInfo()
     info.add_text("Software", f"stratascope {_version()}")
-    plain = {key: _plain(value) for key, value in provenance.items()}
+    plain = {key: plain_value(value) for key, value in provenance.items()}
     for key, value in plain.items():
         if key in _RESERVED or not (key.isascii() and key.isprintable() and 0 < len(key) < 80):
             raise ValueError(
@@ -110,7 +111,7 @@ def _chunks(provenance: dict[str, Any]) -> PngInfo:
     return info
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Turn a value into what JSON has; what it has no form for becomes its text."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -119,9 +120,9 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_value(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):
         return str(value)
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

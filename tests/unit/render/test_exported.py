@@ -11,6 +11,7 @@ def test_the_public_names_are_these():
         "Fidelity",
         "FitOptions",
         "Scale",
+        "animate",
         "difference",
         "fit_bases",
         "fit_basis",
