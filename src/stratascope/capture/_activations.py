@@ -1,12 +1,15 @@
 """What one forward pass left behind."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from stratascope._display import Layers, add_picture, draw_png
 from stratascope._tables import lay_out_html
 from stratascope.capture._staging import Staged
 from stratascope.capture._structure import count_bytes, named_tensors
@@ -225,7 +228,25 @@ class Activations(Mapping[Site, Any]):
             ]
             for site, value in zip(self.sites, self._recording.values.values(), strict=True)
         ]
-        return lay_out_html([repr(self).splitlines()[0]], ["site", "value", "MB"], rows)
+        table = lay_out_html([repr(self).splitlines()[0]], ["site", "value", "MB"], rows)
+        return add_picture(table, self._pick_layers)
+
+    def _repr_png_(self) -> bytes | None:
+        return draw_png(self._pick_layers)
+
+    def _pick_layers(self) -> tuple[Layers, str]:
+        """Choose what a notebook shows: the first sample of all that has two to five axes."""
+        found: dict[str, Callable[[], Tensor]] = {}
+        for key, value in self._recording.values.items():
+            held = value.value if isinstance(value, Staged) else value
+            for place, tensor in named_tensors(held):
+                if 2 <= tensor.ndim <= 5 and len(tensor) and tensor.layout is torch.strided:
+                    name = f"{self._site(key)} {place}".strip()
+                    found[name] = partial(self._read_first, key, place)
+        return list(found.items()), "the first of the samples, axis 1 for the channels"
+
+    def _read_first(self, key: Key, place: str) -> Tensor:
+        return dict(named_tensors(self._recording.read(key)))[place][0]
 
     def _parse(self, name: str | Site) -> Site:
         if isinstance(name, Site):

@@ -3,10 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stratascope._display import Layers, add_picture, draw_png
 from stratascope.errors import StoreError
 from stratascope.store._chunks import DamageError, ShardReader
 from stratascope.store._histogram import StoredHistogram
@@ -260,6 +263,15 @@ class StoredArray:
         made = "" if self.channels is None else f" {PREVIEW}"
         return f"StoredArray {self._name}{made} {self.shape} {name_dtype(self)}"
 
+    def _repr_html_(self) -> str:
+        return add_picture(f"<div>{escape(repr(self))}</div>", self._pick)
+
+    def _repr_png_(self) -> bytes | None:
+        return draw_png(self._pick)
+
+    def _pick(self) -> tuple[Layers, str]:
+        return pick_layers(self._store, [self])
+
     @property
     def spec(self) -> ArraySpec:
         """What the store says of the array."""
@@ -311,6 +323,26 @@ class StoredArray:
             f"{damage}. Other samples and sites are not touched; stratascope verify lists all that "
             "is damaged"
         )
+
+
+def pick_layers(store: "Store", arrays: Sequence[StoredArray]) -> tuple[Layers, str]:
+    """Choose what a notebook shows of arrays: the first sample that is there."""
+    ranges = store.committed_ranges()
+    if not ranges:
+        return [], ""
+    first = ranges[0].start
+    drawable = [array for array in arrays if 2 <= array.ndim <= 5]
+    layers = [
+        (f"{array.site} {array.place}".strip(), partial(_read_channels, array, first))
+        for array in drawable
+    ]
+    return layers, f"sample {first}"
+
+
+def _read_channels(array: StoredArray, sample: int) -> np.ndarray[Any, Any]:
+    """Read one sample, channels first; what has none is one channel."""
+    values, dims = array[sample], array.dims[1:]
+    return np.moveaxis(values, dims.index("channel"), 0) if "channel" in dims else values[None]
 
 
 def name_dtype(array: StoredArray) -> str:

@@ -3,15 +3,17 @@
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stratascope._display import Layers, add_picture, draw_png
 from stratascope._optional import require
 from stratascope.errors import StoreError
 from stratascope.sites import Site
-from stratascope.store._array import StoredArray, describe_owed, name_dtype
+from stratascope.store._array import StoredArray, describe_owed, name_dtype, pick_layers
 from stratascope.store._chunks import DamageError, ShardReader, read_coordinate
 from stratascope.store._dataset import SampleDataset
 from stratascope.store._files import (
@@ -475,6 +477,17 @@ class Store(Mapping[str, Any]):
             f"Store {str(self.path)!r} step {self.step}{more}: {len(self)} sites, "
             f"{self.samples} samples{state}{''.join(rows)}"
         )
+
+    def _repr_html_(self) -> str:
+        lines = escape(repr(self)).replace("\n", "<br>")
+        table = f'<div style="white-space:pre; font-family:monospace">{lines}</div>'
+        return add_picture(table, self._pick)
+
+    def _repr_png_(self) -> bytes | None:
+        return draw_png(self._pick)
+
+    def _pick(self) -> tuple[Layers, str]:
+        return pick_layers(self, [self._open_array(array) for array in self._spec.values])
 
     def _open_array(self, array: ArraySpec) -> StoredArray:
         beside = self._beside.get((array.site, array.place), {})
