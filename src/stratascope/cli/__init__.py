@@ -33,7 +33,7 @@ _COMMANDS = {
     "verify": "Look for damage in a store, and repair it.",
     "compare": "Compare the sites of two stores, of two steps of one, or of one with each other.",
     "profile": "Measure every channel over a data set, and list what a person should look at.",
-    "render": "Draw a store's activations as PNG pictures.",
+    "render": "Draw a store's activations: on ranges, in colours, side by side.",
     "doctor": "Show versions, devices, extras and free disk space.",
 }
 

@@ -1,19 +1,24 @@
 """``stratascope render``."""
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from stratascope import render as pictures
 from stratascope.cli._output import print_json, print_line
+from stratascope.cli._sheets import Look, draw_colours, draw_sheet
 from stratascope.errors import DataError, UsageError
 from stratascope.sites import match_names
 from stratascope.store import Store, StoredArray, name_file, open_store
 
 Scope = Literal["layer", "channel"]
+
+_COLOUR = Group.create_ordered("All channels in colour")
+_BESIDE = Group.create_ordered("Several beside each other")
 
 
 def render(
@@ -25,10 +30,15 @@ def render(
     step: int | None = None,
     scope: Scope = "layer",
     percentile: float | None = None,
+    method: Annotated[str | None, Parameter(group=_COLOUR)] = None,
+    basis: Annotated[str | None, Parameter(group=_COLOUR)] = None,
+    strip: Annotated[bool, Parameter(group=_BESIDE, negative="")] = False,
+    steps: Annotated[str | None, Parameter(group=_BESIDE)] = None,
+    diff: Annotated[str | None, Parameter(group=_BESIDE)] = None,
     to: Path,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Draw a store's activations as PNG pictures.
+    """Draw a store's activations: on ranges, in colours, side by side.
 
     Args:
         store: Folder of the store, or its URL in a bucket.
@@ -39,33 +49,72 @@ def render(
         scope: One colour range for the whole layer, or one for each channel.
         percentile: Which part of the values the range covers; without it 99.5 for maps and 100 for
             curves.
+        method: Draw all channels as one picture, by this method, such as pca-oklab, kmeans or
+            energy.
+        basis: The recipe for the colours: 'fit', which fits one to all samples, saves it in the
+            store and uses it again later; or the first digits of the id of one that is there.
+        strip: All sites in one picture, each in its own colours.
+        steps: One site at several steps in the same colours: 'all', or such as '0,100,200'. A .gif
+            or .mp4 shows them one after the other.
+        diff: One site beside that of another store, or of another step of this one, and what
+            differs.
         to: The PNG file, or a folder.
         json: Print JSON.
     """
     opened = open_store(store, step=step)
     if not -opened.samples <= sample < opened.samples:
         raise UsageError(f"--sample must be 0 to {opened.samples - 1}, got {sample}")
+    kinds = [name for name, given in (("strip", strip), ("steps", steps), ("diff", diff)) if given]
+    if kinds or method or basis:
+        if scope != "layer" or percentile is not None:
+            raise UsageError(
+                "--scope and --percentile go with one picture of each site on a range: leave them "
+                "out, or --method, --basis, --strip, --steps and --diff"
+            )
+        look = Look(opened, sample % opened.samples, channel, method, basis)
+        found = _match(opened, site)
+        if kinds:
+            arrays = [array for _, array in found.values()]
+            drawn = [draw_sheet(look, arrays, kinds, steps=steps, diff=diff, to=to)]
+        else:
+            drawn = draw_colours(look, _place(found, to), chosen=site is not None)
+        _tell(drawn, json=json)
+        return
     written: list[Path] = []
-    for path, (name, array) in _choose(opened, site, to).items():
+    for path, (name, array) in _place(_match(opened, site), to).items():
         if site is None and (problem := _find_problem(array, channel)) is not None:
             warnings.warn(f"'{name}' is not drawn: {problem}", stacklevel=2)
             continue
         look = {"channel": channel, "scope": scope, "percentile": percentile}
         place = sample % opened.samples
         written.append(draw_sample(opened, name, array, sample=place, to=path, **look))
+    _tell([(str(path), []) for path in written], json=json)
+
+
+def _tell(drawn: Sequence[tuple[str, Sequence[str]]], *, json: bool) -> None:
+    """Print the pictures that were written, and below each what is to be said of it."""
     if json:
-        print_json([str(path) for path in written])
+        print_json([path for path, _ in drawn])
         return
-    for path in written:
-        print_line(str(path))
+    for path, lines in drawn:
+        print_line(path)
+        for line in lines:
+            print_line(f"  {line}")
 
 
-def _choose(store: Store, pattern: str | None, to: Path) -> dict[Path, tuple[str, StoredArray]]:
+def _match(store: Store, pattern: str | None) -> dict[str, tuple[str, StoredArray]]:
     arrays = list_arrays(store)
-    if pattern is not None:
-        # A name that is no pattern and not there is an error with near names.
-        sites = match_names(pattern, store) or [store.find(pattern)]
-        arrays = {name: found for name, found in arrays.items() if found[0] in sites}
+    if pattern is None:
+        return arrays
+    # A name that is no pattern and not there is an error with near names.
+    sites = match_names(pattern, store) or [store.find(pattern)]
+    return {name: found for name, found in arrays.items() if found[0] in sites}
+
+
+def _place(
+    arrays: dict[str, tuple[str, StoredArray]], to: Path
+) -> dict[Path, tuple[str, StoredArray]]:
+    """Give each picture its file."""
     if to.suffix == ".png" and not to.is_dir():
         if len(arrays) > 1:
             raise UsageError(

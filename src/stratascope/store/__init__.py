@@ -1,6 +1,6 @@
 """The store: activations of a data set as plain Zarr v3, streamed to disk, read without torch."""
 
-from stratascope.store._array import StoredArray
+from stratascope.store._array import StoredArray, read_channels
 from stratascope.store._claim import StepClaim
 from stratascope.store._files import find_root, read_spec
 from stratascope.store._folder import Folder, StepPart
@@ -75,6 +75,7 @@ __all__ = [
     "open_store",
     "part_units",
     "quantized_dtype",
+    "read_channels",
     "read_spec",
     "verify",
 ]

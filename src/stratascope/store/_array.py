@@ -333,13 +333,13 @@ def pick_layers(store: "Store", arrays: Sequence[StoredArray]) -> tuple[Layers, 
     first = ranges[0].start
     drawable = [array for array in arrays if 2 <= array.ndim <= 5]
     layers = [
-        (f"{array.site} {array.place}".strip(), partial(_read_channels, array, first))
+        (f"{array.site} {array.place}".strip(), partial(read_channels, array, first))
         for array in drawable
     ]
     return layers, f"sample {first}"
 
 
-def _read_channels(array: StoredArray, sample: int) -> np.ndarray[Any, Any]:
+def read_channels(array: StoredArray, sample: int) -> np.ndarray[Any, Any]:
     """Read one sample, channels first; what has none is one channel."""
     values, dims = array[sample], array.dims[1:]
     return np.moveaxis(values, dims.index("channel"), 0) if "channel" in dims else values[None]
