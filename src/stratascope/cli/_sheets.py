@@ -1,5 +1,7 @@
 """Pictures in colour, and several beside each other, for ``stratascope render``."""
 
+import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,11 +80,15 @@ class Look:
         """Find the basis of an array, of one step or several, in the store, or fit and save it."""
         folder = Path(self.store.path) / "basis"
         sources = {self.store.step: array} if steps is None else steps
+        settings = [self.store.at(step).settings for step in sources]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         origin = {
             "site": array.site,
             "place": array.place,
             "steps": ",".join(map(str, sources)),
             "samples": ",".join(str(len(source)) for source in sources.values()),
+            # A step that was written anew, of another model or other data, has a basis of its own.
+            "settings": digest.hexdigest()[:16],
         }
         known = [basis for path in sorted(folder.glob("*.npz")) if (basis := _load(path))]
         if self.basis not in (None, _FIT):

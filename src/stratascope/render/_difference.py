@@ -114,4 +114,5 @@ def _compare(pair: Sequence[NDArray[Any]], *, single: bool) -> tuple[NDArray[np.
         drawn = away if single else np.sqrt(np.square(away / size).sum(0)) * size
     changed, whole = (float(np.linalg.norm(one[known] / size)) for one in (away, before))
     relative = f" · relative L2 {number(changed / whole)}" if whole else ""
-    return drawn, f"largest {number(largest)}{relative}"
+    of = "" if single else " of one channel"
+    return drawn, f"largest{of} {number(largest)}{relative}"

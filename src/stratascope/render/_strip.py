@@ -13,7 +13,6 @@ from stratascope.render._fit import FitOptions, fit_basis
 from stratascope.render._page import Picture, compose
 from stratascope.render._panels import Panel, read_layer
 from stratascope.render._scale import Scale, fit_values, fitted
-from stratascope.render._text import count
 
 _HEIGHTS = range(16, 1025)
 _PERCENTILE = 99.5
@@ -65,7 +64,7 @@ def strip(
     """
     panels, notes, look = draw_layers(layers, basis, scale, options, single=single, height=height)
     panels = [*([] if input is None else [_input(input, height)]), *panels]
-    notes = [f"{count(len(layers), 'panel')} of equal height", *notes]
+    notes = ["all are drawn equally high", *notes]
     look["legend"] = [*_panels.marks(panels), *look.get("legend", ())]
     return compose(_panels.lay_out(panels), title=title, caption=caption, notes=notes, **look)
 

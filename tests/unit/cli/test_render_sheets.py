@@ -114,17 +114,22 @@ def test_a_strip_has_all_layers_and_the_input(here, capsys):
     assert render.read_provenance("one.png")["channel"] == 3
 
 
+def test_a_step_that_was_written_anew_has_another_basis(here, capsys):
+    run("a.zarr --site 0 --basis fit --to x.png")
+    for folder in (Path("a.zarr/data.zarr/200"), Path("a.zarr/commits/200")):
+        shutil.rmtree(folder)
+    data = np.ones((6, 1, 12, 12), "float32")
+    ss.extract(network(7), data, "0", to="a.zarr", step=200, progress=False)
+    run("a.zarr --site 0 --basis fit --to x.png")
+    assert capsys.readouterr().out.count("fitted now") == 2
+
+
 def test_steps_share_their_colours(here, capsys):
     assert run("a.zarr --site 0 --steps all --to steps.png") == 0
     (file,) = bases()
     basis = render.ColorBasis.load(file)
-    assert basis.about["origin"] == {
-        "policy": "pooled",
-        "site": "0",
-        "place": "",
-        "steps": "0,100,200",
-        "samples": "6,6,6",
-    }
+    known = {"policy": "pooled", "site": "0", "place": "", "steps": "0,100,200"}
+    assert basis.about["origin"].items() >= {**known, "samples": "6,6,6"}.items()
     told = render.read_provenance("steps.png")
     assert (told["steps"], told["basis"]["id"]) == ([0, 100, 200], basis.id)
     assert "fitted now" in capsys.readouterr().out

@@ -55,7 +55,7 @@ def test_of_channels_the_length_of_the_difference_is_drawn_from_zero(said):
     assert changed[3, 4]
     assert changed.sum() == 1
     relative = np.sqrt(8 * 25) / np.linalg.norm(first)
-    assert f"largest 5 · relative L2 {relative:.3f}" in said["text"]
+    assert f"largest of one channel 5 · relative L2 {relative:.3f}" in said["text"]
 
 
 def test_the_two_are_fitted_together_where_no_basis_is_given(said):
@@ -68,7 +68,7 @@ def test_the_two_are_fitted_together_where_no_basis_is_given(said):
 def test_equal_arrays_differ_by_a_constant_nothing(said):
     values = np.random.default_rng(0).normal(size=(6, 8, 8))
     render.difference(values, values)
-    assert "difference: constant 0 · largest 0 · relative L2 0" in said["text"]
+    assert "difference: constant 0 · largest of one channel 0 · relative L2 0" in said["text"]
     assert (said["panels"][2][0] == _colours.CONSTANT).all()
 
 

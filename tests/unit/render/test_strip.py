@@ -41,7 +41,7 @@ def test_all_layers_are_equally_high_and_the_input_comes_first(said):
     assert {inside(panel).shape[0] for panel in said["panels"].values()} == {64}
     assert inside(said["panels"]["b"]).shape[1] == 32
     assert said["panels"]["b"].remarks[0] == "6 x 8 x 4"
-    assert "3 panels of equal height · each has a basis of its own" in said["text"]
+    assert "all are drawn equally high · each has a basis of its own" in said["text"]
 
 
 def test_each_position_has_the_colour_that_its_basis_gives_it(said):
