@@ -78,7 +78,8 @@ class Look:
         self, array: StoredArray, steps: Mapping[int, StoredArray] | None = None
     ) -> pictures.ColorBasis:
         """Find the basis of an array, of one step or several, in the store, or fit and save it."""
-        folder = Path(self.store.path) / "basis"
+        # In a bucket no basis is kept.
+        folder = self.store.path / "basis" if isinstance(self.store.path, Path) else None
         sources = {self.store.step: array} if steps is None else steps
         settings = [self.store.at(step).settings for step in sources]
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -90,7 +91,8 @@ class Look:
             # A step that was written anew, of another model or other data, has a basis of its own.
             "settings": digest.hexdigest()[:16],
         }
-        known = [basis for path in sorted(folder.glob("*.npz")) if (basis := _load(path))]
+        files = [] if folder is None else sorted(folder.glob("*.npz"))
+        known = [basis for path in files if (basis := _load(path))]
         if self.basis not in (None, _FIT):
             return self._note(self._find_by_id(known, array), "from the store")
         method = self.method or _DEFAULT
@@ -107,6 +109,8 @@ class Look:
             if isinstance(error, DataError) or not str(error).startswith("method must be"):
                 raise
             raise UsageError(f"--{error}") from error
+        if folder is None:
+            return self._note(basis, "fitted now, and not kept, as the store is in a bucket")
         basis.save(folder)
         return self._note(basis, "fitted now, and saved in the store")
 
@@ -257,7 +261,7 @@ def _draw_steps(look: Look, array: StoredArray, wanted: str, to: Path) -> list[s
 
 def _draw_difference(look: Look, array: StoredArray, other: str, to: Path) -> list[str]:
     step = int(other) if other.isdecimal() else None
-    second = look.store.at(step) if step is not None else open_store(Path(other))
+    second = look.store.at(step) if step is not None else open_store(other)
     first, last = look.store, second
     names = [f"{store.path} step {store.step}" for store in (first, last)]
     if first.path == last.path:

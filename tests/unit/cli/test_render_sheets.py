@@ -224,3 +224,14 @@ def test_a_basis_of_another_method_or_site_is_refused(here, capsys):
     assert "--basis must be of 1 channels for '0:in'" in capsys.readouterr().err
     assert run("a.zarr --site 0 --basis 0000 --to x.png") == 2
     assert f"{start} (pca-oklab for '0')" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["moto"], indirect=True)
+def test_from_a_bucket_all_is_drawn_and_no_basis_is_kept(url, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = np.random.default_rng(0).normal(size=(4, 1, 12, 12)).astype("float32")
+    ss.extract(network()[:3], data, "**", to=url, progress=False)
+    assert run(f"{url} --site 0 --method energy --to one.png") == 0
+    assert "fitted now, and not kept, as the store is in a bucket" in capsys.readouterr().out
+    assert run(f"{url} --strip --to strip.png") == 0
+    assert render.read_provenance("strip.png")["store"] == url
