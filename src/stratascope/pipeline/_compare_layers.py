@@ -63,8 +63,8 @@ class Layer:
 
     @property
     def _axis(self) -> int:
-        dims = self.array.dims
-        return dims.index("channel") if "channel" in dims else min(1, len(dims) - 1)
+        axis = self.array.spec.channel_axis
+        return 0 if axis is None else 1 + axis
 
     @property
     def _length_axis(self) -> int:

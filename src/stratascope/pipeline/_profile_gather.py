@@ -173,10 +173,7 @@ class Gatherer:
 
 def channel_axis(array: ArraySpec) -> int | None:
     """Find which axis of a sample is that of the channels; one that grows is none."""
-    for axis, name in enumerate(array.dims):
-        if name.partition("_")[0] == "channel" and axis != array.length_axis:
-            return axis
-    return None
+    return None if array.channel_axis == array.length_axis else array.channel_axis
 
 
 def name_layer(array: ArraySpec) -> str:

@@ -93,7 +93,8 @@ def _blocks(source: Any, samples: Any) -> Iterable[tuple[Any, Any]]:
 
 def _channel_axis(source: Any) -> int:
     dims: Sequence[str] = getattr(source, "dims", ("sample", "channel"))
-    return dims.index("channel") if "channel" in dims else 1
+    # With the place behind it, as in channel_0, where a site passes several tensors.
+    return next((n for n, name in enumerate(dims) if name.startswith("channel")), 1)
 
 
 def _numbers(numbers: Any, length: int) -> NDArray[np.int64]:

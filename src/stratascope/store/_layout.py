@@ -84,6 +84,11 @@ class ArraySpec:
         return self.key.rpartition("/")[2]
 
     @property
+    def channel_axis(self) -> int | None:
+        """Which axis of a sample has the channels; None where a sample is one number."""
+        return next((n for n, name in enumerate(self.dims) if name.startswith("channel")), None)
+
+    @property
     def derived(self) -> bool:
         """Whether it is made of the values by whoever writes them."""
         return self.role in (PREVIEW, HISTOGRAM)

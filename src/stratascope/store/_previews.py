@@ -61,7 +61,7 @@ def add_previews(
 
 def _describe_preview(array: ArraySpec) -> ArraySpec | str:
     """Describe the preview of an array, or say why it has none."""
-    axis = _channel_axis(array)
+    axis = array.channel_axis
     if len(array.shape) < 2 or axis is None or axis == array.length_axis:
         return "a sample has no maps"
     # Of bfloat16 that was widened, half is empty.
@@ -104,7 +104,7 @@ def _choose_block(array: ArraySpec, axis: int, size: int, halves: int) -> int:
 
 
 def _describe_histogram(array: ArraySpec, samples: int, unit: int) -> ArraySpec | str:
-    axis = _channel_axis(array)
+    axis = array.channel_axis
     if axis is not None and (axis == array.length_axis or 0 in array.shape):
         return "samples have no channels in common"
     rows = () if axis is None else (array.shape[axis],)
@@ -129,11 +129,6 @@ def _describe_histogram(array: ArraySpec, samples: int, unit: int) -> ArraySpec 
             "add up to a multiple of 'every'; as float32, of complex values the magnitude",
         },
     )
-
-
-def _channel_axis(array: ArraySpec) -> int | None:
-    """Find which axis of a sample has the channels; None where a sample is one number."""
-    return next((n for n, name in enumerate(array.dims) if name.startswith("channel")), None)
 
 
 @np.errstate(all="ignore")
@@ -162,7 +157,7 @@ def make_preview(preview: ArraySpec, array: ArraySpec, rows: Rows) -> np.ndarray
 
 
 def _pool(preview: ArraySpec, array: ArraySpec, rows: Rows) -> np.ndarray[Any, Any]:
-    axis = _channel_axis(array)
+    axis = array.channel_axis
     assert axis is not None
     chosen = (*[slice(None)] * (1 + axis), _as_slice(preview.about["channels"]))
     values = np.asarray(_pick_values(array, rows, lambda whole: whole[chosen]), np.float32)
@@ -272,7 +267,7 @@ class Counts:
 
     def _choose(self, start: int, size: int) -> Pick:
         """Choose what of samples is counted; it comes as ``(places, channels)``."""
-        every, axis = self._every, _channel_axis(self._array)
+        every, axis = self._every, self._array.channel_axis
         places = math.prod(self._array.shape) // math.prod(self._shape[:-1])
         first = -np.arange(start, start + size)[:, None] % every
         numbers = first + every * np.arange(-(-places // every))

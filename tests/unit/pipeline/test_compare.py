@@ -278,6 +278,11 @@ def test_tokens_have_their_channels_last_and_several_tensors_are_sites_each(tmp_
         ss.compare(a, sites="norm", method="svcca").matrix, 1, err_msg=str(means.shape)
     )
     assert norm.relative.shape == (3,)
+    tokens = (store["lstm"]["0"][:] for store in (a, b))
+    apart = np.subtract(*tokens, dtype=np.float64)
+    np.testing.assert_allclose(
+        found.differences["lstm [0]"].channels.largest, np.abs(apart).max((0, 1))
+    )
 
 
 def test_quantized_values_are_compared_as_what_they_stand_for(tmp_path):

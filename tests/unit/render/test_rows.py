@@ -64,9 +64,10 @@ def test_what_is_not_finite_is_left_out_and_counted(maps):
     assert np.isfinite(rows.values).all()
 
 
-def test_a_stored_array_says_where_its_channels_are(maps):
+@pytest.mark.parametrize("place", ["", "_0"])  # one tensor of a site, and one of several
+def test_a_stored_array_says_where_its_channels_are(maps, place):
     class Tokens:
-        dims = ("sample", "token", "channel")
+        dims = ("sample", f"token{place}", f"channel{place}")
 
         def blocks(self):
             yield 0, np.moveaxis(maps.reshape(12, 5, 42), 1, -1)
