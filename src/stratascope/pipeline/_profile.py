@@ -193,9 +193,11 @@ class StoreProfiling(Job):
     ) -> Generator[Any]:
         arrays = list_arrays(self.store, self.sites)
         gatherers = [Gatherer(array.spec, self.settings) for array in arrays]
+        # As of a model: a sample's number is its place in the data, in whatever order it came.
+        index = self.store.sample_index
         for unit in units:
-            for number, samples, values in _read_ahead(reader, _read(arrays, unit)):
-                gatherers[number].update(values, samples, crew.map)
+            for number, rows, values in _read_ahead(reader, _read(arrays, unit)):
+                gatherers[number].update(values, index[rows], crew.map)
             yield Progress(len(unit), 0)
         yield gatherers
 
@@ -210,13 +212,13 @@ def list_arrays(store: Store, sites: Iterable[str]) -> list[StoredArray]:
 def _read(
     arrays: Sequence[StoredArray], unit: range
 ) -> Iterator[tuple[int, np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Read what arrays hold of some samples: which array, numbers of the samples, values."""
+    """Read what arrays hold of some samples: which array, their places in the store, values."""
     for number, array in enumerate(arrays):
         for start in range(unit.start, unit.stop, array.block_size):
             stop = min(start + array.block_size, unit.stop)
-            values, samples = array[start:stop], np.arange(start, stop)
+            values, rows = array[start:stop], np.arange(start, stop)
             for places, part in _cut_lengths(array, values, start):
-                yield number, samples[places], part
+                yield number, rows[places], part
 
 
 def _cut_lengths(

@@ -187,14 +187,17 @@ def test_top_samples_lie_where_they_say(store):
         assert top.highest[channel, 0] == store["first"][:, channel].max()
 
 
-def test_the_order_of_a_shuffled_loader_does_not_change_the_numbers_of_top_samples():
+def test_the_order_of_a_shuffled_loader_does_not_change_the_numbers_of_top_samples(tmp_path):
     values = noise(60, 2, 5)
     order = np.random.default_rng(0).permutation(60)
     loader = torch.utils.data.DataLoader(torch.from_numpy(values), sampler=order, batch_size=7)
 
-    top = ss.profile(Given(), loader, "first", progress=False)["first"].top_samples
+    store = ss.extract(Given(), loader, "first", to=tmp_path / "acts.zarr", progress=False)
 
-    assert top.highest_samples[:, 0].tolist() == values.max(2).argmax(0).tolist()
+    for source in [(Given(), loader, "first"), (store,)]:
+        site = ss.profile(*source, progress=False)["first"]
+        assert site.top_samples.highest_samples[:, 0].tolist() == values.max(2).argmax(0).tolist()
+        np.testing.assert_allclose(site.sample_vectors.vectors, values.mean(2), atol=1e-6)
 
 
 def test_an_iterable_of_batches_is_run_through_once():
