@@ -95,12 +95,16 @@ def parse_rules(rules: str) -> dict[str, float]:
     """Read rules: kinds with commas between them, alone or with ``>`` and a number.
 
     Raises:
-        ValueError: One is none.
+        ValueError: One is none, or two are of one kind.
 
     >>> parse_rules("nan, dead>0.5")
     {'nan': 0.0, 'dead': 0.5}
     """
-    return dict(_parse_rule(text) for text in rules.split(","))
+    parsed = [_parse_rule(text) for text in rules.split(",")]
+    kinds = [kind for kind, _ in parsed]
+    if twice := next((kind for kind in kinds if kinds.count(kind) > 1), None):
+        raise ValueError(f"each kind must be there once, got {twice!r} several times in {rules!r}")
+    return dict(parsed)
 
 
 def _parse_rule(text: str) -> tuple[str, float]:
@@ -171,9 +175,13 @@ def _find_low_rank(site: "SiteProfile", usual: float) -> _Seen | None:
     # Positions can fill no more directions than there are of them.
     if not site.has_covariance or site.covariance.count < max(_FEWEST_POSITIONS, 2 * site.channels):
         return None
-    empty = 1 - site.effective_rank / site.channels
-    text = f"{site.channels} channels fill {site.effective_rank:.1f} directions (effective rank)"
-    return _Seen(empty, (), empty, text) if site.channels > 1 else None
+    # Channels with NaN have no direction, and are found as what they are.
+    channels = int(np.isfinite(site.covariance.covariance.diagonal()).sum())
+    if channels < 2:
+        return None
+    empty = 1 - site.effective_rank / channels
+    text = f"{channels} channels fill {site.effective_rank:.1f} directions (effective rank)"
+    return _Seen(empty, (), empty, text)
 
 
 def _find_exploding(site: "SiteProfile", usual: float) -> _Seen | None:

@@ -1,6 +1,7 @@
 """What is gathered at one site: which statistics there are, and what of the values each sees."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -47,6 +48,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.bins not in (0, 1, 2, 4, 8, 16, 32, 64, 128):
             raise ValueError(f"bins must be 0 or a power of two up to 128, got {self.bins!r}")
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"threshold must be finite, got {self.threshold!r}")
         for name in ("top", "reservoir"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)!r}")

@@ -93,6 +93,7 @@ class SiteProfile:
         """Shape of what a channel holds of a sample, such as ``(H, W)``.
 
         The positions of `top_samples` count through it: ``numpy.unravel_index(p, map_shape)``.
+        Where samples differ in length, through the shape of the sample's own map instead.
         """
         axis = channel_axis(self.array)
         return tuple(size for n, size in enumerate(self.array.shape) if n != axis)

@@ -53,22 +53,21 @@ class Distribution:
         Raises:
             ValueError: `q` is not from 0 to 1.
         """
-        chosen, place = self._find(q)
-        low, high = self.low[chosen], self.high[chosen]
+        low, high, place = self._find(q)
         return low + (high - low) * place
 
     def bounds(self, q: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Give the ends of the bins in which quantiles lie, each shaped as from `quantile`."""
-        chosen, place = self._find(q)
-        nothing = np.where(np.isnan(place), np.nan, 0.0)
-        return self.low[chosen] + nothing, self.high[chosen] + nothing
+        low, high, _ = self._find(q)
+        return low, high
 
-    def _find(self, q: Any) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Give the bin of each quantile, and the part of the bin that lies below it."""
+    def _find(self, q: Any) -> list[NDArray[np.float64]]:
+        """Give the ends of the bin of each quantile, and the part of the bin that lies below it."""
         wanted = np.asarray(q, np.float64)
         if not ((wanted >= 0) & (wanted <= 1)).all():
             raise ValueError(f"q must be from 0 to 1, got {q!r}")
-        chosen = np.zeros((wanted.size, len(self.counts)), np.int64)
+        # Behind the bins, where a row has no value; there may be no bin at all.
+        chosen = np.full((wanted.size, len(self.counts)), len(self.low))
         place = np.full(chosen.shape, np.nan)
         for row, counts in enumerate(self.counts):
             reached = np.cumsum(counts)
@@ -77,8 +76,8 @@ class Distribution:
                 found = np.searchsorted(reached, rank)
                 place[:, row] = 1 - (reached[found] - rank + 0.5) / counts[found]
                 chosen[:, row] = found
-        shape = (*wanted.shape, len(self.counts))
-        return chosen.reshape(shape), place.reshape(shape)
+        ends = (np.append(end, np.nan)[chosen] for end in (self.low, self.high))
+        return [found.reshape(*wanted.shape, len(self.counts)) for found in (*ends, place)]
 
 
 def make_distribution(

@@ -91,6 +91,19 @@ def test_constant_saturated_redundant_and_flat_channels_are_found():
     assert "low-rank" in [kind for _, kind in kinds(measure(one).findings())]
 
 
+def test_channels_without_a_number_have_no_quantiles_and_are_not_of_low_rank():
+    values = noise(200, 4, 4)
+    values[:, 1:] = np.nan
+    for channels in (slice(1, 4), slice(0, 4)):
+        prof = measure(values[:, channels])
+        site = prof["first"]
+        assert np.isnan(site.quantile([0.1, 0.9])[:, -3:]).all()
+        assert np.isnan(site.distribution.bounds(0.5)[0][-3:]).all()
+        assert np.isnan(site.quantile(0.5, layer=True)) == (channels.start == 1)
+        assert np.isnan(prof.to_xarray()["first"]["quantile"][:, -3:]).all()
+        assert kinds(prof.findings()) == [("first", "nan")]
+
+
 def test_a_layer_far_out_of_scale_is_found():
     class Shrinking(nn.Module):
         def __init__(self):
@@ -124,6 +137,7 @@ def test_a_network_in_order_gives_no_findings():
         ("nan, dead>0.5.5", r"behind > must be a number, as 'dead>0.5', got 'dead>0.5.5'"),
         ("dead<0.5", r"got 'dead<0.5'"),
         ("", r"got ''"),
+        ("dead>0.1, dead>0.9", r"each kind must be there once, got 'dead' several times"),
     ],
 )
 def test_a_rule_that_is_none_is_an_error(rules, message):
@@ -377,6 +391,7 @@ def test_a_store_is_profiled_without_torch(store):
         (["store"], {"bins": 7}, ValueError, "bins must be 0 or a power of two up to 128, got 7"),
         (["store"], {"top": -1}, ValueError, "top must not be negative, got -1"),
         (["store"], {"share": 0}, ValueError, "share must be above 0 and at most 1, got 0"),
+        (["store"], {"threshold": np.nan}, ValueError, "threshold must be finite, got nan"),
         (["store"], {"limit": 0}, ValueError, "limit must be at least 1, got 0"),
         (["store"], {"shard": (2, 2)}, ValueError, "shard must be a number from 0"),
         (["store"], {"shard": (1, 9)}, DataError, "each shard must have at least one of the 1"),
