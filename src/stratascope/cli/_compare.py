@@ -55,13 +55,14 @@ def compare(
         step_b: Which step of the second, or of the first if there is no second.
         tolerance: The relative L2 difference up to which a site counts as the same in both.
         fail_on: Exit with 1 if one of these holds at a site of both, such as 'diff>1e-3' (largest
-            absolute difference), 'relative>0.01', 'cosine<0.99', 'similarity<0.9'; several with
-            commas.
+            absolute difference), 'relative>0.01', 'cosine<0.99', 'similarity<0.9', with procrustes
+            'similarity>0.1'; several with commas. A site that only one has, or in another shape, is
+            passed over.
         to: Write the figures to a .csv or .parquet file, a row for each two sites, or draw the
             matrix to a .png file.
         json: Print JSON.
     """
-    conditions = [] if fail_on is None else [_parse(part) for part in fail_on.split(",")]
+    conditions = [] if fail_on is None else [_parse(part, method) for part in fail_on.split(",")]
     if to is not None and to.suffix not in _WRITERS:
         raise UsageError(f"--to must end in {', '.join(_WRITERS)}, got {to}")
     if conditions and b is None and step_b is None:
@@ -104,16 +105,23 @@ def _name_divergence(found: Comparison, tolerance: float) -> str:
     return f"\nNo site that both have differs{beyond}"
 
 
-def _parse(text: str) -> tuple[str, str, float]:
+def _parse(text: str, method: str) -> tuple[str, str, float]:
     match = _CONDITION.fullmatch(text)
+    name, sign, limit = match.groups() if match else ("", "", "")
     try:
-        name, sign, limit = match.groups() if match else ("", "", "")
-        return name, sign, float(limit)
+        number = float(limit)
     except ValueError:
+        number = math.nan
+    if math.isnan(number):
         raise UsageError(
             "--fail-on must be such as 'diff>1e-3', of diff, relative, cosine or similarity, got "
             f"{text!r}"
-        ) from None
+        )
+    if (name, sign, method) == ("similarity", "<", "procrustes"):
+        raise UsageError(
+            f"procrustes is a distance, 0 for alike: --fail-on 'similarity>{limit}', got {text!r}"
+        )
+    return name, sign, number
 
 
 def _check(found: Comparison, name: str, sign: str, limit: float) -> list[str]:
@@ -122,7 +130,7 @@ def _check(found: Comparison, name: str, sign: str, limit: float) -> list[str]:
     failed: list[str] = []
     for site, difference in found.differences.items():
         figure = getattr(difference, _FIGURES.get(name, ""), found.similarity(site))
-        if difference.identical and math.isnan(figure):
+        if not difference.changed and math.isnan(figure):
             continue  # such as a dead layer in both
         if math.isnan(figure):
             failed.append(f"{site}: {name} cannot be computed")

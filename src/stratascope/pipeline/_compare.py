@@ -21,6 +21,7 @@ Method = Literal["minibatch_cka", "cka", "unbiased_cka", "svcca", "procrustes", 
 _METHODS = get_args(Method)
 # Samples of which a vector or a kernel of every site is held at once.
 _WINDOW = 512
+_NAMED = 8
 _FEWEST = {"minibatch_cka": 4, "unbiased_cka": 4, "rsa": 3}
 
 
@@ -102,6 +103,8 @@ def compare(
             notes.append(f"'{layer.name}'{side} is like no other: {problem}")
     notes += _say_what_lacks(method, len(samples))
     firsts, lasts = tuple(sides[0]), tuple(sides[-1])
+    if b is not None:
+        notes += _name_uneven([name for name in firsts if name in lasts and name not in differences])
     return Comparison(
         method,
         matrix[: len(firsts), -len(lasts) :],
@@ -264,6 +267,12 @@ def _is_same(one: NDArray[Any], other: NDArray[Any]) -> bool:
     """Tell whether two arrays are the same to the bit; NaN is no number, but has bits."""
     ours, theirs = (np.ascontiguousarray(array).reshape(-1) for array in (one, other))
     return one.dtype == other.dtype and np.array_equal(ours.view(np.uint8), theirs.view(np.uint8))
+
+
+def _name_uneven(names: Sequence[str]) -> list[str]:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    listed = ", ".join(names[:_NAMED]) + more
+    return [f"not compared by value, since their shapes differ: {listed}"] if names else []
 
 
 def _say_what_lacks(method: str, samples: int) -> list[str]:

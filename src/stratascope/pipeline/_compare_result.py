@@ -73,7 +73,8 @@ class Comparison:
                 f"common between {self.a} and {self.b}"
             )
         values = self.differences.values()
-        return next((found for found in values if getattr(found, measure) > tolerance), None)
+        # What is too large to be squared has NaN, and is not within any tolerance.
+        return next((one for one in values if not getattr(one, measure) <= tolerance), None)
 
     def similarity(self, site: str) -> float:
         """Give the figure of a site in the first store and the same site in the second.

@@ -93,6 +93,10 @@ def test_what_cannot_be_computed_does_not_pass(capsys):
     assert "failed: sites.x: similarity cannot be computed" in out
     # The same NaN in both is no difference.
     assert run(capsys, "nan.zarr", "nan.zarr", "--fail-on", "similarity<0.5,diff>0")[0] == 0
+    # Nor are the zeros of a dead layer, of whatever type.
+    write_table("dead.zarr", {"x": np.zeros((40, 3), "float32")})
+    write_table("half.zarr", {"x": np.zeros((40, 3), "float16")})
+    assert run(capsys, "dead.zarr", "half.zarr", "--fail-on", "cosine<1,similarity<1")[0] == 0
 
 
 def test_programs_read_it_as_json(capsys):
@@ -148,6 +152,12 @@ def test_wrong_usage(capsys):
     assert code == 2
     assert "--fail-on must be such as 'diff>1e-3'" in err
     assert run(capsys, "a.zarr", "b.zarr", "--fail-on", "diff>x")[0] == 2
+    assert run(capsys, "a.zarr", "b.zarr", "--fail-on", "diff>nan")[0] == 2
+    distance = ["a.zarr", "b.zarr", "--method", "procrustes", "--fail-on"]
+    code, _, err = run(capsys, *distance, "similarity<0.9")
+    assert code == 2
+    assert "procrustes is a distance, 0 for alike" in err
+    assert run(capsys, *distance, "similarity>0.9")[0] == 0
     code, _, err = run(capsys, "a.zarr", "--fail-on", "diff>1")
     assert code == 2
     assert "--fail-on needs two stores, or --step-b" in err

@@ -107,6 +107,12 @@ def test_nan_and_infinity_count_as_differences_where_they_are_not_in_both(tmp_pa
     assert len([note for note in found.notes if "values that are not finite" in note]) == 2
 
 
+def test_what_is_too_large_to_be_squared_diverges(pair):
+    found, difference = compare_values(pair, np.full((N, 3), 1e300), np.full((N, 3), 2e300))
+    assert difference.largest == 1e300
+    assert found.first_divergence(0.1) is difference
+
+
 def test_the_first_site_to_differ_is_found_in_the_order_of_execution(pair):
     values = {"last": normal(3), "first": normal(3, seed=1)}
     found = ss.compare(*pair(values, {name: array + 1 for name, array in values.items()}))
@@ -171,6 +177,7 @@ def test_sites_of_another_shape_are_compared_as_wholes_only(pair):
     found = ss.compare(*pair({"it": normal(3, 4)}, {"it": normal(5)}))
     assert np.isfinite(found.matrix).all()
     assert not found.differences
+    assert found.notes == ("not compared by value, since their shapes differ: sites.it",)
     with pytest.raises(ValueError, match="must have a site of the same name and shape"):
         found.first_divergence()
 
