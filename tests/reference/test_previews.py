@@ -129,6 +129,20 @@ def test_what_is_too_large_for_a_preview_is_cut_off_and_not_infinite():
     assert set(found.reshape(-1).tolist()) == {math.inf, -65504}
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 3e38), ("float64", 1e300)])
+def test_finite_values_whose_sum_is_not_have_a_finite_preview(dtype, size):
+    array, made = describe(make_array("picture", dtype))
+    values = np.full((SAMPLES, *array.shape), size, dtype)
+    values[1] *= -1
+    # The half of a block's rows cancels the other out.
+    values[2, :, ::2] *= -1
+    found = make_preview(made["preview"], array, {array.key: values})
+
+    assert np.isfinite(found).all()
+    assert set(found[0].reshape(-1).tolist()) == {65504}
+    assert set(found[1].reshape(-1).tolist()) == {-65504}
+
+
 @pytest.mark.parametrize("name", ["signal", "long", "tokens"])
 def test_a_preview_and_a_histogram_end_where_a_sample_does(name):
     whole = make_array(name, length_axis=1 - SHAPES[name][1].index("channel"))

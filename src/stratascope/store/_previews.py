@@ -149,29 +149,39 @@ def make_preview(preview: ArraySpec, array: ArraySpec, rows: Rows) -> np.ndarray
     step = max(1, _BLOCK_BYTES // array.sample_bytes)
     for first in range(0, size, step):
         part = slice(first, first + step)
-        made[part] = _pool(preview, array, {key: rows[key][part] for key in beside if key in rows})
+        given = {key: rows[key][part] for key in beside if key in rows}
+        made[part] = _pool(preview, array, given, np.float32)
+        if (beyond := ~np.isfinite(made[part])).any():
+            # Sums of finite values may be beyond float32.
+            made[part][beyond] = _cut_off(_pool(preview, array, given, np.float64)[beyond])
+    return _cut_off(made).astype(np.float16)
+
+
+def _cut_off(means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     most = np.finfo(np.float16).max
-    if not -most <= made.min(initial=0) <= made.max(initial=0) <= most:
-        made = np.where(np.isinf(made), made, made.clip(-most, most))
-    return made.astype(np.float16)
+    if -most <= means.min(initial=0) <= means.max(initial=0) <= most:
+        return means
+    return np.where(np.isinf(means), means, means.clip(-most, most))
 
 
-def _pool(preview: ArraySpec, array: ArraySpec, rows: Rows) -> np.ndarray[Any, Any]:
+def _pool(
+    preview: ArraySpec, array: ArraySpec, rows: Rows, dtype: type[np.floating[Any]]
+) -> np.ndarray[Any, Any]:
     axis = array.channel_axis
     assert axis is not None
     chosen = (*[slice(None)] * (1 + axis), _as_slice(preview.about["channels"]))
-    values = np.asarray(_pick_values(array, rows, lambda whole: whole[chosen]), np.float32)
+    values = np.asarray(_pick_values(array, rows, lambda whole: whole[chosen]), dtype)
     ends: list[Any] = [*array.shape]
     if array.length_axis is not None:
         lengths = rows[array.key_of("length")]
-        values = np.where(_find_own(array, lengths, values.shape), values, np.float32(0))
+        values = np.where(_find_own(array, lengths, values.shape), values, dtype(0))
         ends[array.length_axis] = lengths[:, None]
     for n, (end, block) in enumerate(zip(ends, preview.about["block"], strict=True)):
         if n != axis and (block > 1 or n == array.length_axis):
             values = _add_up(values, 1 + n, block)
             inside = np.clip(end - block * np.arange(values.shape[1 + n]), 0, block)
             shape = (-1, *(inside.shape[-1] if k == n else 1 for k in range(len(ends))))
-            values /= inside.astype(np.float32).reshape(shape)
+            values /= inside.astype(dtype).reshape(shape)
     return values
 
 
