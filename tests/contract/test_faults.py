@@ -334,9 +334,10 @@ def test_a_folder_that_is_read_only_is_read_and_refused(tmp_path, model, signals
     folders = [tmp_path, *tmp_path.parents][:3]
     modes = {path: path.stat().st_mode for path in [*folders, root, *root.rglob("*")]}
     try:
-        for path in modes:
-            # Others may look, and nobody but root may write.
-            path.chmod(0o555 if path.is_dir() else 0o444)
+        for path, mode in modes.items():
+            # Others may look; into the store nobody but root may write.
+            inside = path.is_relative_to(root)
+            path.chmod((0o555 if path.is_dir() else 0o444) if inside else mode | 0o055)
         ended = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(script), str(root), str(begun)],
             capture_output=True,
