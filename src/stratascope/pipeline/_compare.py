@@ -104,7 +104,8 @@ def compare(
     notes += _say_what_lacks(method, len(samples))
     firsts, lasts = tuple(sides[0]), tuple(sides[-1])
     if b is not None:
-        notes += _name_uneven([name for name in firsts if name in lasts and name not in differences])
+        both = [name for name in firsts if name in lasts]
+        notes += _name_uneven([name for name in both if name not in differences])
     return Comparison(
         method,
         matrix[: len(firsts), -len(lasts) :],
