@@ -13,6 +13,7 @@ from torch import nn
 
 import stratascope as ss
 from stratascope._display import add_picture, draw_png
+from stratascope.store import read_channels
 
 LIMIT = 1_000_000
 
@@ -112,6 +113,15 @@ def test_of_tokens_the_channels_go_first(tmp_path, drawn):
     assert store["0"].dims == ("sample", "token", "channel")
     store["0"]._repr_png_()
     assert (drawn["layers"]["0"] == store["0"][0].T).all()
+
+
+@pytest.mark.filterwarnings("ignore:not stored")
+def test_of_the_tokens_of_one_of_several_tensors_the_channels_go_first_too(tmp_path):
+    lstm, tokens = nn.LSTM(3, 5, batch_first=True), torch.randn(4, 11, 3)
+    store = ss.extract(lstm, tokens, "model", to=tmp_path / "acts.zarr", progress=False)
+    array = store["model"]["0"]
+
+    np.testing.assert_array_equal(read_channels(array, 2), array[2].T)
 
 
 def test_a_damaged_store_says_why_it_shows_nothing(tmp_path):

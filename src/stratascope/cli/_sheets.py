@@ -131,7 +131,8 @@ class Look:
                 f"--method must be that of the basis {start} ({basis.method}), got {self.method!r}:"
                 " leave out one of the two"
             )
-        channels = array.shape[array.dims.index("channel")] if "channel" in array.dims else 1
+        axis = array.spec.channel_axis
+        channels = 1 if axis is None else array.shape[1 + axis]
         if basis.channels != channels:
             raise UsageError(
                 f"--basis must be of {channels} channels for {name_array(array)!r}, got {start} "

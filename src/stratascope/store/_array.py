@@ -341,8 +341,8 @@ def pick_layers(store: "Store", arrays: Sequence[StoredArray]) -> tuple[Layers, 
 
 def read_channels(array: StoredArray, sample: int) -> np.ndarray[Any, Any]:
     """Read one sample, channels first; what has none is one channel."""
-    values, dims = array[sample], array.dims[1:]
-    return np.moveaxis(values, dims.index("channel"), 0) if "channel" in dims else values[None]
+    values, axis = array[sample], array.spec.channel_axis
+    return values[None] if axis is None else np.moveaxis(values, axis, 0)
 
 
 def name_dtype(array: StoredArray) -> str:
