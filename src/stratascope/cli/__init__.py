@@ -3,6 +3,7 @@
 Commands are named here and loaded when they run, so that ``--help`` needs no torch.
 """
 
+import re
 import sys
 import traceback
 import warnings
@@ -113,7 +114,8 @@ def _in_a_shell(sentence: str) -> str:
     """Give a remedy in the words of the command line where it is one of Python."""
     for python, shell in _REMEDIES.items():
         sentence = sentence.replace(python, shell)
-    return sentence
+    first = r", or read those only, as store\[site\]\[0:(\d+)\]"
+    return re.sub(first, r", or profile those only, with --limit \1", sentence)
 
 
 def _explain(lines: list[str]) -> None:

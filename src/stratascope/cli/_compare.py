@@ -121,6 +121,10 @@ def _parse(text: str, method: str) -> tuple[str, str, float]:
         raise UsageError(
             f"procrustes is a distance, 0 for alike: --fail-on 'similarity>{limit}', got {text!r}"
         )
+    if sign == "<" and name in ("diff", "relative"):
+        raise UsageError(
+            f"{name} is a difference, 0 for alike: --fail-on '{name}>{limit}', got {text!r}"
+        )
     return name, sign, number
 
 

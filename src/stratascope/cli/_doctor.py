@@ -13,7 +13,8 @@ from stratascope.cli._output import name_size, print_json, print_line, print_tab
 
 # The other extras belong to features that this release lacks.
 _USED_EXTRAS = (
-    "demo", "lightning", "objects", "parquet", "safetensors", "transformers", "xarray",
+    "colour", "demo", "lightning", "objects", "pandas", "parquet", "safetensors", "transformers",
+    "umap", "video", "xarray",
 )  # fmt: skip
 _PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "google-crc32c", "pillow", "cyclopts", "rich")
 

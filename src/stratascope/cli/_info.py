@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from stratascope.cli._output import name_size, print_json, print_line, print_table
 from stratascope.errors import StoreError
-from stratascope.store import Store, StoredArray, open_store
+from stratascope.store import TEXT, Store, StoredArray, open_store
 
 _SHOWN = 8
 
@@ -54,6 +54,9 @@ def describe_store(store: Store) -> dict[str, Any]:
         "codec": store.codec,
         "unit_size": store.unit,
         "arrays": arrays,
+        "coordinates": {
+            name: _describe_coordinate(array) for name, array in store.coordinates.items()
+        },
         "skipped": store.skipped,
         "settings": store.settings,
         "provenance": store.provenance,
@@ -88,6 +91,13 @@ def _describe_array(store: Store, array: StoredArray, committed: int) -> dict[st
     }
 
 
+def _describe_coordinate(array: StoredArray) -> dict[str, Any]:
+    # Texts are stored as bytes, so many for each.
+    is_text = array.source_dtype == TEXT
+    shape = array.shape[:1] if is_text else array.shape
+    return {"shape": list(shape), "dtype": "text" if is_text else str(array.dtype)}
+
+
 def _print_store(found: dict[str, Any]) -> None:
     print_line(f"{found['store']}, step {found['step']}{_name_steps(found['steps'])}")
     state = "complete" if found["complete"] else "UNFINISHED"
@@ -112,6 +122,8 @@ def _print_store(found: dict[str, Any]) -> None:
         for array in found["arrays"]
     ]
     print_table(["site", "class", "shape", "type", "on disk", "ratio", ""], rows)
+    for name, beside in found["coordinates"].items():
+        print_line(f"beside: {name}s {tuple(beside['shape'])} {beside['dtype']}")
     for key, reason in found["skipped"].items():
         print_line(f"not stored: {key}: {reason}")
     for title in ("settings", "provenance"):

@@ -1,5 +1,6 @@
 """``stratascope profile``."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from stratascope.errors import UsageError
 from stratascope.pipeline import Finding, Profile
 from stratascope.pipeline._profile import profile as profile_source
 from stratascope.pipeline._profile_findings import parse_rules
+from stratascope.pipeline._profile_save import check_place
 from stratascope.store import open_store
 
 
@@ -60,6 +62,9 @@ def profile(
             parse_rules(fail_on)
         except ValueError as error:
             raise UsageError(f"--fail-on: {error}") from error
+    if save is not None:
+        check_place(save)
+    _check_source(source, data)
     settings: dict[str, Any] = {
         "limit": limit, "share": share, "threshold": threshold, "workers": workers,
     }  # fmt: skip
@@ -73,14 +78,33 @@ def profile(
         found = _profile_model(
             source, data, sites, step, weights, batch_size=batch_size, device=device, **settings
         )
-    if save is not None:
-        found.save(save)
     hits = [] if fail_on is None else found.findings(fail_on)
     if json:
         print_json({**found.to_dict(), "failed_on": [str(hit) for hit in hits]})
     else:
-        _print_profile(found, hits, save)
+        _print_profile(found, hits)
+    if save is not None:
+        # After what was found is told, for a disk may be full.
+        found.save(save)
+        if not json:
+            print_line(f"\nwritten to {save}")
     return 1 if hits else 0
+
+
+def _check_source(source: str, data: str | None) -> None:
+    """Refuse a model without data, and a store with some."""
+    is_url = "://" in source
+    if data is None:
+        if not is_url and re.fullmatch(r".+:[A-Za-z_][\w.]*", source):
+            raise UsageError(
+                f"a model needs data to run through it: stratascope profile {source} DATA, with a "
+                ".npy file or package.module:function"
+            )
+    elif is_url or Path(source).is_dir():
+        raise UsageError(
+            f"{source} is a store, which has its values: leave out {data}, or name a model as "
+            "package.module:function or path/to/file.py:function"
+        )
 
 
 def _profile_model(
@@ -103,14 +127,12 @@ def _profile_model(
     return profile_source(load_model(model, weights), load_data(data), sites, **settings)
 
 
-def _print_profile(found: Profile, hits: list[Finding], save: Path | None) -> None:
+def _print_profile(found: Profile, hits: list[Finding]) -> None:
     print_line(f"{found!r}\n\n{found.table()}")
     findings = found.findings()
     print_line(f"\nfindings: {len(findings) or 'none'}")
     for finding in findings:
         print_line(f"  {finding.severity:<7}  {finding}")
-    if save is not None:
-        print_line(f"\nwritten to {save}")
     if hits:
         print_line("\nfailed on")
         for hit in hits:

@@ -12,7 +12,6 @@ from stratascope import render as pictures
 from stratascope.cli._output import print_json, print_line
 from stratascope.cli._sheets import Look, draw_colours, draw_sheet
 from stratascope.errors import DataError, UsageError
-from stratascope.sites import match_names
 from stratascope.store import Store, StoredArray, name_file, open_store
 
 Scope = Literal["layer", "channel"]
@@ -42,7 +41,8 @@ def render(
 
     Args:
         store: Folder of the store, or its URL in a bucket.
-        site: Which site, or a glob such as 'enc.*'; without it every one.
+        site: Which sites: a name, a glob such as 'enc.*', a class such as 'ReLU[*]'; without it
+            every one.
         sample: Which sample, by its place in the store.
         channel: Draw only this channel, larger; counted from 0.
         step: Which step; without it the last.
@@ -106,8 +106,7 @@ def _match(store: Store, pattern: str | None) -> dict[str, tuple[str, StoredArra
     arrays = list_arrays(store)
     if pattern is None:
         return arrays
-    # A name that is no pattern and not there is an error with near names.
-    sites = match_names(pattern, store) or [store.find(pattern)]
+    sites = store.select(pattern)
     return {name: found for name, found in arrays.items() if found[0] in sites}
 
 

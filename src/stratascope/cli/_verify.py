@@ -9,6 +9,7 @@ from stratascope.cli._output import FractionBar, name_program, print_json, print
 from stratascope.errors import StoreError, UsageError
 from stratascope.store import SPEC_FILE, Damage, Store, open_store
 from stratascope.store import verify as verify_store
+from stratascope.store._files import find_root, list_steps
 
 _SHOWN = 20
 
@@ -48,12 +49,15 @@ def verify(
     if repair and found:
         _mend(store, found, model=model, data=data, weights=weights, device=device)
         found, mended = _look(store, step, deep=deep), found
+    unfinished = [] if found else _list_unfinished(store, step)
     if json:
         lists = {"damages": found, "repaired": mended}
         plain = {name: [_to_json(damage) for damage in each] for name, each in lists.items()}
-        print_json({"store": str(store), "deep": deep, **plain})
+        print_json({"store": str(store), "deep": deep, **plain, "unfinished": unfinished})
     else:
         _print_found(store, found, mended, deep=deep)
+        for line in unfinished:
+            print_line(line)
     return 1 if found else 0
 
 
@@ -62,6 +66,23 @@ def _look(store: str, step: int | None, *, deep: bool) -> list[Damage]:
         return verify_store(
             store, step=step, deep=deep, watch=lambda part: bar.update(part, str(store))
         )
+
+
+def _list_unfinished(store: str, step: int | None) -> list[str]:
+    """Say which steps lack samples; what is not there yet is no damage."""
+    root = find_root(store)
+    lines: list[str] = []
+    for number in list_steps(root) if step is None else [step]:
+        one = Store(root, number)
+        if not one.complete:
+            there, whole = sum(map(len, one.committed_ranges())), one.samples
+            # Of an iterable nobody knows how many are to come.
+            amount = f"{there:,} of {whole:,}" if there < whole else f"{there:,}"
+            lines.append(
+                f"step {number} is unfinished: {amount} samples are there. Run the same extract "
+                "again with --resume"
+            )
+    return lines
 
 
 def _mend(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stratascope.errors import DataError, SiteNotFoundError
 from stratascope.pipeline._compare_channels import ChannelGauge, SiteDifference
 from stratascope.pipeline._compare_layers import GROUP, RSA_SAMPLES, Layer, Meter
-from stratascope.pipeline._compare_result import Comparison
+from stratascope.pipeline._compare_result import Comparison, Differences
 from stratascope.pipeline._progress import ProgressBar
 from stratascope.sites import Site
 from stratascope.store import Store, StoredArray, open_store
@@ -114,7 +114,7 @@ def compare(
         _name(stores[0]),
         None if b is None else _name(stores[1]),
         samples,
-        differences,
+        Differences(differences),
         tuple(notes),
     )
 

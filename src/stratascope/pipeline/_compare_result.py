@@ -10,9 +10,28 @@ from numpy.typing import NDArray
 
 from stratascope._optional import require
 from stratascope._tables import lay_out, lay_out_html
+from stratascope.errors import SiteNotFoundError
 from stratascope.pipeline._compare_channels import SiteDifference
+from stratascope.sites import suggest
 
 _DISTANCES = ("procrustes",)
+_MEASURES = ("relative", "largest")
+
+
+class Differences(dict[str, SiteDifference]):
+    """Differences by site, which name what is near one that is not there.
+
+    >>> Differences()["enc"]
+    Traceback (most recent call last):
+    stratascope.errors.SiteNotFoundError: both stores must have a site 'enc' to tell how far its...
+    """
+
+    def __missing__(self, site: str) -> SiteDifference:
+        raise SiteNotFoundError(
+            f"both stores must have a site {site!r} to tell how far its values lie apart, of the "
+            f"same shape, got none.{suggest(site, self)} list(found.differences) lists all "
+            f"{len(self)}"
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -65,8 +84,14 @@ class Comparison:
                 ``largest`` absolute one.
 
         Raises:
-            ValueError: No site is in both stores, so that there is nothing to tell.
+            ValueError: No site is in both stores, so that there is nothing to tell, or `measure`
+                is neither.
         """
+        if measure not in _MEASURES:
+            raise ValueError(
+                f"measure must be one of {', '.join(map(repr, _MEASURES))}, got {measure!r}."
+                f"{suggest(str(measure), _MEASURES)}"
+            )
         if not self.differences:
             raise ValueError(
                 "two stores must have a site of the same name and shape to diverge, got none in "
@@ -80,8 +105,14 @@ class Comparison:
         """Give the figure of a site in the first store and the same site in the second.
 
         Raises:
-            ValueError: It is not in both.
+            SiteNotFoundError: It is not in both; the message lists near names.
         """
+        for names, place in ((self.sites_a, self.a), (self.sites_b, self.b or self.a)):
+            if site not in names:
+                raise SiteNotFoundError(
+                    f"a site must be in both to be compared with itself, and {place} has no "
+                    f"{site!r} here.{suggest(site, names)} sites_a and sites_b list what there is"
+                )
         return float(self.matrix[self.sites_a.index(site), self.sites_b.index(site)])
 
     def table(self) -> str:
@@ -121,7 +152,7 @@ class Comparison:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        pandas = require("pandas", extra="xarray")
+        pandas = require("pandas", extra="pandas")
         if of == "sites":
             index, columns = (list(sites) for sites in (self.sites_a, self.sites_b))
             return pandas.DataFrame(self.matrix, index=index, columns=columns)

@@ -343,7 +343,7 @@ def _describe_held(paths: Paths, changed: list[str]) -> str:
     held = f"{paths.folder} already holds step {paths.step}"
     if changed:
         state = "complete" if complete else "unfinished"
-        what, remedy = f"({state}) of another run, with other {', '.join(changed)}", "Choose"
+        what, remedy = f"({state}) of another run, which differs in {', '.join(changed)}", "Choose"
     elif complete:
         what, remedy = "(complete) of the same run", "Open it with stratascope.open_store, choose"
     else:

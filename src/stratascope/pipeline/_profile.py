@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from stratascope.pipeline._plan import join, plan
 from stratascope.pipeline._profile_gather import Gatherer, Settings
 from stratascope.pipeline._profile_result import Profile
 from stratascope.pipeline._progress import Progress, ProgressBar
-from stratascope.store import StepPart, Store, StoredArray
+from stratascope.store import StepPart, Store, StoredArray, open_store
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ _PARTS = 8
 
 
 def profile(
-    source: "Store | nn.Module",
+    source: "Store | str | Path | nn.Module",
     data: Any = None,
     sites: "Selector | Iterable[Selector] | None" = None,
     *,
@@ -57,7 +58,7 @@ def profile(
     gradients and is left as it was.
 
     Args:
-        source: A store, or a model.
+        source: A store, or the path or URL of one, or a model.
         data: What to run through a model, as for `extract`; left out for a store.
         sites: Names, globs, all of a class as ``Conv1d[*]``; None means all of a store.
         steps: Which steps of a store, such as those of a recorded training: numbers, or ``"all"``;
@@ -97,6 +98,8 @@ def profile(
     >>> prof["1"].count, prof["1"].active_fraction
     (array([12400, 12400, 12400, 12400]), array([1., 1., 1., 1.]))
     """
+    if isinstance(source, str | Path):
+        source = open_store(source)
     is_store = isinstance(source, Store)
     if share is None:
         share = 1.0 if is_store else _MODEL_SHARE

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stratascope.sites import suggest
+from stratascope.sites import Site, suggest
 
 if TYPE_CHECKING:
     from stratascope.pipeline._profile_result import SiteProfile
@@ -22,8 +22,13 @@ RULES = (
 
 # Correlations of fewer positions are high by chance.
 _FEWEST_POSITIONS = 30
-# Their values are never above zero, which is not what is meant by dead.
-_NEVER_POSITIVE = {"LogSigmoid", "LogSoftmax"}
+# They let something through below zero, and are meant to be above it all the same.
+_RECTIFIERS = {
+    "CELU", "ELU", "GELU", "Hardswish", "LeakyReLU", "Mish", "PReLU", "RReLU", "SELU", "SiLU",
+    "celu", "elu", "gelu", "hardswish", "leaky_relu", "mish", "prelu", "rrelu", "selu", "silu",
+}  # fmt: skip
+# What is compared is no share.
+_FACTORS = ("exploding", "vanishing")
 _RULE = re.compile(r"\s*([\w-]+)\s*(?:>\s*([\d.eE+-]+)\s*)?")
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -110,6 +115,10 @@ def parse_rules(rules: str) -> dict[str, float]:
 def _parse_rule(text: str) -> tuple[str, float]:
     match = _RULE.fullmatch(text)
     kind, limit = match.groups() if match else (text.strip(), None)
+    if kind not in _KINDS and re.split(r"[\s<>=]", kind)[0] in _KINDS:
+        raise ValueError(
+            f"a rule must be a kind alone, or with > and a number, as 'dead>0.5', got {kind!r}"
+        )
     if kind not in _KINDS:
         raise ValueError(
             f"a rule must be one of {', '.join(_KINDS)}, alone or as 'dead>0.5', got {kind!r}."
@@ -121,7 +130,13 @@ def _parse_rule(text: str) -> tuple[str, float]:
         raise ValueError(
             f"behind > must be a number, as 'dead>0.5', got {text.strip()!r}"
         ) from None
-    least = 1.0 if kind in ("exploding", "vanishing") and limit is None else 0.0
+    if number >= 1 and kind not in _FACTORS:
+        share = f"{number / 100:g}" if 1 < number < 100 else "0.5"
+        raise ValueError(
+            f"{kind} is a share, from 0 to 1, and never above {number:g}: as '{kind}>{share}', got "
+            f"{text.strip()!r}"
+        )
+    least = 1.0 if kind in _FACTORS and limit is None else 0.0
     return kind, max(number, least)
 
 
@@ -143,15 +158,21 @@ def _find_nonfinite(site: "SiteProfile", counts: Any, what: str) -> _Seen | None
 
 
 def _find_dead(site: "SiteProfile", usual: float) -> _Seen | None:
-    if site.array.kind in _NEVER_POSITIVE:
-        return None
     threshold = site.extremes.threshold
-    return _say(site, site.dead(), f"dead (never above {threshold:g} in {site.samples:,} samples)")
+    where = _list_dead(site)
+    return _say(site, where, f"dead (never above {threshold:g} in {site.samples:,} samples)")
+
+
+def _list_dead(site: "SiteProfile") -> Any:
+    """Tell which channels are dead, and not negative by design, as logits may be."""
+    # An operation has no class, and its name ends the path.
+    made_by = site.array.kind or Site.parse(site.array.site).path.rpartition(".")[2]
+    return site.dead() & ((site.min >= 0) | (made_by in _RECTIFIERS))
 
 
 def _find_constant(site: "SiteProfile", usual: float) -> _Seen | None:
     # A dead channel behind a ReLU is constant, too, and listed as dead.
-    where = site.constant & (site.counts.finite > 1) & ~site.dead()
+    where = site.constant & (site.counts.finite > 1) & ~_list_dead(site)
     return _say(site, where, f"constant (one value in {site.samples:,} samples)")
 
 

@@ -449,7 +449,7 @@ class Profile(Mapping[str, SiteProfile]):
 
         Raises:
             DataError: A model was profiled, and no path given.
-            StoreError: The folder holds something else.
+            StoreError: The folder holds something else, or is in a bucket.
             MissingExtraError: PyArrow is not installed.
         """
         from stratascope.pipeline._profile_save import save

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -100,17 +101,37 @@ def _make_dataset(xarray: Any, site: SiteProfile) -> Any:
     return xarray.Dataset(variables, coordinates, attributes)
 
 
-def save(profile: Profile, path: str | Path | None) -> Path:
-    """Write a profile to a folder; the description comes last."""
-    arrow = require("pyarrow", extra="parquet")
-    parquet = require("pyarrow.parquet", extra="parquet")
-    folder = _place_beside(profile) if path is None else Path(path)
-    description = folder / DESCRIPTION
-    if folder.exists() and not description.exists() and any(folder.iterdir()):
+def check_place(path: str | Path) -> Path:
+    """Give the folder that a profile can be written to, before there is one.
+
+    Raises:
+        StoreError: It is in a bucket, or holds something else.
+        MissingExtraError: PyArrow is not installed.
+    """
+    require("pyarrow", extra="parquet")
+    folder = Path(path)
+    # pathlib makes one slash of the two of a URL.
+    if re.fullmatch(r"[a-z][a-z\d+.-]+:", next(iter(folder.parts), "")):
+        raise StoreError(
+            f"a profile must be written to a folder of this machine, got the URL {path}: write it "
+            "to a folder, and copy that to the bucket"
+        )
+    if folder.exists() and not (
+        folder.is_dir() and ((folder / DESCRIPTION).exists() or not any(folder.iterdir()))
+    ):
         raise StoreError(
             f"{folder} holds something other than a profile: nothing was written. Choose another "
             "folder"
         )
+    return folder
+
+
+def save(profile: Profile, path: str | Path | None) -> Path:
+    """Write a profile to a folder; the description comes last."""
+    arrow = require("pyarrow", extra="parquet")
+    parquet = require("pyarrow.parquet", extra="parquet")
+    folder = check_place(_place_beside(profile) if path is None else path)
+    description = folder / DESCRIPTION
     folder.mkdir(parents=True, exist_ok=True)
     description.unlink(missing_ok=True)
     gathered, sites, notes = profile.take_apart()

@@ -98,6 +98,11 @@ def framed(
     """
     if axes is None:
         return body, 0
+    if isinstance(axes, str | Axis) or len(axes) != 2:
+        raise ValueError(
+            f"axes must be two, what runs down and what runs across, as ('channel', 'time'), got "
+            f"{axes!r}"
+        )
     height, across_pixels = body.shape[:2]
     down, across = (as_axis(axis) for axis in axes)
     marks_down = ticks(down, places[0], height - 2, _APART_DOWN)

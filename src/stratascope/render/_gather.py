@@ -66,7 +66,7 @@ def gather(
     Raises:
         ValueError: The array has neither two nor three dimensions, or there are several shots of
             wiggles or more than 48, or the style is unknown, or `gain` or `agc` are negative or
-            not finite.
+            not finite, or `agc` spans less than 3 samples.
         TypeError: The array does not hold numbers, or `scale` is not a Scale, or an axis neither
             an Axis nor a name.
 
@@ -126,6 +126,13 @@ def amplified(
         notes.append(f"gain t^{number(gain)}, 1 at the last time")
     if agc:
         half = int(min(agc / abs(time.step) / 2, values.shape[-2]))
+        if not half:
+            raise ValueError(
+                f"the window of agc must span 3 samples or more, got {agc!r} where one sample is "
+                f"{time.step!r} {time.unit}".rstrip()
+                + "; name the sampling interval, as "
+                "axes=(render.Axis('time', step=0.004, unit='s'), 'trace'), or pass a longer window"
+            )
         values = equalised(values, half)
         notes.append(f"AGC over {number(agc)} {time.unit}".strip())
     return values, notes

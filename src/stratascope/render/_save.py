@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 _WHOLE = "stratascope"
@@ -78,8 +78,11 @@ def read_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     ...     read_provenance(path)
     {'sample': 17}
     """
-    with Image.open(path) as image:
-        text = image.info.get(_WHOLE)
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(_WHOLE)
+    except UnidentifiedImageError:
+        text = None
     if text is None:
         raise ValueError(f"{os.fspath(path)!r} must be a picture written by render.save, got none")
     return json.loads(text)

@@ -108,10 +108,16 @@ def slices(
 
 
 def _point(shape: tuple[int, ...], at: Any) -> tuple[int, ...]:
-    point = tuple(size // 2 for size in shape) if at is None else tuple(int(k) for k in at)
+    try:
+        point = tuple(size // 2 for size in shape) if at is None else tuple(int(k) for k in at)
+    except (TypeError, ValueError):
+        point = ()
     inside = len(point) == 3 and all(-n <= k < n for k, n in zip(point, shape, strict=True))
     if not inside:
-        raise ValueError(f"at must be a point (d, h, w) inside {shape}, got {at!r}")
+        raise ValueError(
+            f"at must be a point (d, h, w) inside {shape}, 'projection', or None for the middle, "
+            f"got {at!r}"
+        )
     return tuple(k % n for k, n in zip(point, shape, strict=True))
 
 

@@ -260,9 +260,13 @@ class Store(Mapping[str, Any]):
             return values
         return np.strings.decode(values.view(f"S{array.shape[1]}")[:, 0], "utf-8")
 
+    @property
+    def coordinates(self) -> dict[str, StoredArray]:
+        """What the data gave beside the inputs, as it is stored: ``"target"``, ``"id"``."""
+        return {array.role: self._open_array(array) for array in self._spec.coordinates}
+
     def _open_coordinate(self, role: str) -> StoredArray | None:
-        found = [array for array in self._spec.coordinates if array.role == role]
-        return self._open_array(found[0]) if found else None
+        return self.coordinates.get(role)
 
     @property
     def unit(self) -> int:

@@ -153,6 +153,9 @@ def test_wrong_usage(capsys):
     assert "--fail-on must be such as 'diff>1e-3'" in err
     assert run(capsys, "a.zarr", "b.zarr", "--fail-on", "diff>x")[0] == 2
     assert run(capsys, "a.zarr", "b.zarr", "--fail-on", "diff>nan")[0] == 2
+    code, _, err = run(capsys, "a.zarr", "b.zarr", "--fail-on", "diff<1")
+    assert code == 2
+    assert "diff is a difference, 0 for alike: --fail-on 'diff>1', got 'diff<1'" in err
     distance = ["a.zarr", "b.zarr", "--method", "procrustes", "--fail-on"]
     code, _, err = run(capsys, *distance, "similarity<0.9")
     assert code == 2

@@ -179,3 +179,21 @@ assert not {{"torch", "zarr"}} & sys.modules.keys()
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
 
     assert ended.returncode == 0, ended.stderr
+
+
+def test_what_the_data_gave_beside_the_inputs_is_shown(tmp_path, monkeypatch, capsys):
+    class Named(torch.utils.data.TensorDataset):
+        ids = tuple(f"row {number}" for number in range(20))
+
+    monkeypatch.chdir(tmp_path)
+    data = Named(torch.ones(20, 1, 10), torch.arange(20) % 3)
+    ss.extract(nn.Conv1d(1, 3, 3), data, "model", to="a.zarr", progress=False)
+
+    assert read_json(capsys)["coordinates"] == {
+        "target": {"shape": [20], "dtype": "int64"},
+        "id": {"shape": [20], "dtype": "text"},
+    }
+    assert main(["info", "a.zarr"]) == 0
+    said = capsys.readouterr().out
+    assert "beside: targets (20,) int64\n" in said
+    assert "beside: ids (20,) text\n" in said

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+import stratascope
 from stratascope.cli import main
+from stratascope.cli._doctor import _USED_EXTRAS
 
 _MODELS = """
 import numpy as np
@@ -123,6 +126,14 @@ def test_one_channel_of_a_map_is_drawn_as_a_map(here):
     assert np.array_equal(np.asarray(Image.open("one.png")), expected)
 
 
+def test_a_class_of_sites_is_drawn(here, capsys):
+    main(extract())
+    capsys.readouterr()
+
+    assert main(["render", "a.zarr", "--site", "Conv1d[*]", "--to", "all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == ["all/0.png", "all/2.png"]
+
+
 def test_render_without_a_site_draws_every_one(here, capsys):
     main(extract())
     capsys.readouterr()
@@ -185,6 +196,17 @@ def test_doctor_tells_versions_devices_extras_and_space(capsys):
     assert report["copy_on_write"]
 
 
+def test_doctor_knows_every_extra_that_an_error_says_to_install():
+    source = Path(stratascope.__file__).parent
+    named = {
+        extra
+        for path in source.rglob("*.py")
+        for extra in re.findall(r'require\([^)]*extra="(\w+)"', path.read_text())
+    } - {"none"}
+
+    assert named == set(_USED_EXTRAS)
+
+
 def test_doctor_speaks_to_people_too(capsys):
     main(["doctor"])
 
@@ -227,6 +249,11 @@ BAD_INPUT = {
     "type of none": (extract("--dtype", "int3"), 1, "dtype must be a floating-point type"),
     "gradients": (extract(sites="0:grad"), 1, "capture gradients with stratascope.tap"),
     "another's folder": (extract(to="taken"), 1, "is not a stratascope store"),
+    "another run": (
+        extract(sites="0", to="full.zarr"),
+        1,
+        "(complete) of another run, which differs in sites",
+    ),
     "the same step": (extract(to="full.zarr"), 1, "already holds step 0 (complete)"),
     "other settings": (
         extract("--resume", "--dtype", "float16", to="full.zarr"),

@@ -72,6 +72,20 @@ def test_a_store_that_is_whole_is_said_to_be(store, capsys):
     assert run(capsys, "--deep")[:2] == (0, "a.zarr: no damage; every byte was read\n")
 
 
+def test_what_is_not_there_yet_is_no_damage_but_is_said(store, capsys):
+    for name in ("complete.json", "u00000001.json"):
+        (store / "commits" / "0" / name).unlink()
+    code, said, _ = run(capsys)
+
+    assert code == 0
+    assert said == (
+        "a.zarr: no damage; --deep reads every byte\n"
+        "step 0 is unfinished: 86 of 150 samples are there. Run the same extract again with "
+        "--resume\n"
+    )
+    assert "86 of 150" in json.loads(run(capsys, "--json")[1])["unfinished"][0]
+
+
 def test_damage_is_listed_and_the_exit_code_is_1(store, capsys):
     flip(store.parent / ARRAY / "c/1/0/0")
     (store.parent / ARRAY / "c/2/0/0").unlink()
@@ -114,6 +128,7 @@ def test_damage_is_json_for_programs(store, capsys):
             },
         ],
         "repaired": [],
+        "unfinished": [],
     }
 
 

@@ -119,6 +119,19 @@ def test_the_first_site_to_differ_is_found_in_the_order_of_execution(pair):
     assert found.first_divergence().site == "sites.last"
 
 
+def test_a_site_that_was_not_compared_names_what_is_near(pair):
+    found = ss.compare(*pair({"head": normal(3)}, {"head": normal(3, seed=1)}))
+
+    assert found.similarity("sites.head") < 1
+    with pytest.raises(SiteNotFoundError, match=r"has no 'sites.hed' here. Did you mean 'sites.h"):
+        found.similarity("sites.hed")
+    with pytest.raises(SiteNotFoundError, match=r"have a site 'sites.hed' .* 'sites.head'\?"):
+        found.differences["sites.hed"]
+    assert found.differences.get("sites.hed") is None
+    with pytest.raises(ValueError, match=r"one of 'relative', 'largest', got 'lagest'. Did you m"):
+        found.first_divergence(1e-3, measure="lagest")
+
+
 def test_samples_are_lined_up_by_their_index_and_the_others_left_out(tmp_path):
     values = {"it": normal(3, 4)}
     a = write_table(tmp_path / "a.zarr", values, order=range(10, 60))

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,8 +47,8 @@ def test_a_dead_channel_is_found_with_the_rule_and_the_number_of_samples():
     values[:, 1] = -1 - values[:, 1] ** 2
     found = measure(values, "**").findings("dead")
 
-    assert kinds(found) == [("first", "dead"), ("second", "dead")]
-    assert str(found[0]) == "first: 25 % of 4 channels dead (never above 0 in 100 samples)"
+    assert kinds(found) == [("second", "dead")]
+    assert str(found[0]) == "second: 25 % of 4 channels dead (never above 0 in 100 samples)"
     assert found[0].channels == (1,)
     assert (found[0].share, found[0].rule, found[0].severity) == (0.25, "dead", "warning")
 
@@ -126,6 +127,33 @@ def test_log_probabilities_are_not_dead():
     assert prof.findings("dead") == []
 
 
+def test_what_is_negative_by_design_is_not_dead_and_what_is_leaky_or_zero_is():
+    values = noise(50, 3, 6)
+    values[:, 0], values[:, 1] = 0, -1 - values[:, 1] ** 2
+    logits = measure(values)
+    leaky = ss.profile(nn.LeakyReLU(), values, "model", progress=False)
+
+    assert logits["first"].dead().tolist() == [True, True, False]
+    assert [found.channels for found in logits.findings("dead")] == [(0,)]
+    assert [found.channels for found in leaky.findings("dead")] == [(0, 1)]
+
+
+def test_an_operation_may_be_leaky():
+    class Leaky(nn.Module):
+        def forward(self, x):
+            return nn.functional.leaky_relu(x * 1)
+
+    prof = ss.profile(Leaky(), -1 - noise(9, 2, 6) ** 2, ["mul", "leaky_relu"], progress=False)
+    assert kinds(prof.findings("dead")) == [("leaky_relu", "dead")]
+
+
+def test_a_constant_logit_is_found_as_constant():
+    values = noise(50, 2, 6)
+    values[:, 1] = -3
+
+    assert kinds(measure(values).findings("dead, constant")) == [("first", "constant")]
+
+
 def test_a_network_in_order_gives_no_findings():
     assert measure(noise(300, 4, 8)).findings() == []
 
@@ -135,7 +163,11 @@ def test_a_network_in_order_gives_no_findings():
     [
         ("dad>0.5", r"a rule must be one of nan, inf, .* got 'dad'. Did you mean 'dead'"),
         ("nan, dead>0.5.5", r"behind > must be a number, as 'dead>0.5', got 'dead>0.5.5'"),
-        ("dead<0.5", r"got 'dead<0.5'"),
+        ("dead<0.5", r"alone, or with > and a number, as 'dead>0.5', got 'dead<0.5'"),
+        ("dead>=0.5", r"alone, or with > and a number, as 'dead>0.5', got 'dead>=0.5'"),
+        ("dead>50%", r"alone, or with > and a number, as 'dead>0.5', got 'dead>50%'"),
+        ("nan,dead>50", r"dead is a share, .* never above 50: as 'dead>0.5', got 'dead>50'"),
+        ("low-rank>1", r"low-rank is a share, .* never above 1: as 'low-rank>0.5'"),
         ("", r"got ''"),
         ("dead>0.1, dead>0.9", r"each kind must be there once, got 'dead' several times"),
     ],
@@ -330,6 +362,23 @@ def test_a_profile_beside_a_store_changes_nothing_of_it(store):
     assert again.complete
 
 
+def test_a_path_of_a_store_is_profiled_as_the_store(store):
+    found = ss.profile(store.path, progress=False)
+
+    assert found.table() == ss.profile(str(store.path), progress=False).table()
+    assert found.table() == ss.profile(store, progress=False).table()
+
+
+def test_a_profile_is_not_written_to_a_bucket(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prof = ss.profile(store, progress=False)
+
+    for place in ("s3://bucket/prof", Path("gs://bucket/prof")):
+        with pytest.raises(StoreError, match="must be written to a folder of this machine, got"):
+            prof.save(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["acts.zarr"]
+
+
 def test_places_that_hold_no_profile_are_named(store, tmp_path):
     prof = measure(noise(10, 2))
     with pytest.raises(DataError, match="lies beside no store: give save"):
@@ -384,7 +433,8 @@ def test_a_store_is_profiled_without_torch(store):
     ("arguments", "settings", "error", "message"),
     [
         (["model", "data"], {}, TypeError, "sites must say what of a model"),
-        (["nothing", "data", "**"], {}, TypeError, "must be a Store or a torch.nn.Module, got str"),
+        (["nothing", "data", "**"], {}, TypeError, "must be a Store or a torch.nn.Module, got int"),
+        (["path"], {}, StoreError, "acts does not exist"),
         (["store", "data"], {}, TypeError, "a store has its values: leave out data"),
         (["model", "data", "**"], {"steps": "all"}, TypeError, "steps are those of a store"),
         (["store"], {"steps": "every"}, ValueError, "steps must be numbers, 'all' or None"),
@@ -406,7 +456,8 @@ def test_what_does_not_fit_is_refused(store, arguments, settings, error, message
         "model": Given(),
         "data": noise(20, 3, 8),
         "batches": iter([torch.zeros(3, 2)]),
-        "nothing": "acts.zarr",
+        "nothing": 7,
+        "path": "acts",
         "**": "**",
     }
     with pytest.raises(error, match=message):

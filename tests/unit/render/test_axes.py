@@ -41,6 +41,12 @@ def test_an_axis_beyond_all_measure_has_no_numbers_or_few(step):
     assert render.map(np.arange(12.0).reshape(3, 4), axes=(Axis("x", step), "y")).ndim == 3
 
 
+@pytest.mark.parametrize("axes", [("a",), "ab", Axis("a"), ("a", "b", "c")])
+def test_axes_are_two(axes):
+    with pytest.raises(ValueError, match="axes must be two, what runs down and what runs across"):
+        render.map(np.eye(3), axes=axes)
+
+
 def test_a_body_without_axes_stays_as_it_is():
     body = np.zeros((4, 5, 3), np.uint8)
     picture, top = framed(body, None, (4, 5))

@@ -172,6 +172,13 @@ def test_gains_have_limits(given):
         render.gather(np.eye(3), **given)
 
 
+def test_a_window_of_less_than_three_samples_names_the_interval():
+    with pytest.raises(ValueError, match=r"3 samples or more, got 0\.2 where one sample is 1\.0;"):
+        render.gather(np.eye(5), agc=0.2)
+    with pytest.raises(ValueError, match=r"got 0\.001 where one sample is 0\.001 s; name"):
+        render.gather(np.eye(5), axes=(TIME, OFFSET), agc=0.001)
+
+
 def test_an_unknown_style_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="style must be one of 'grey', 'red-blue', 'wiggle', got"):
         render.gather(np.eye(3), style="jet")

@@ -77,3 +77,6 @@ def test_a_picture_of_others_has_no_provenance(tmp_path):
     Image.fromarray(PICTURE).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"must be a picture written by render\.save"):
         read_provenance(tmp_path / "a.png")
+    (tmp_path / "nets.py").write_text("x = 1")
+    with pytest.raises(ValueError, match=r"nets\.py' must be a picture written by render\.save"):
+        read_provenance(tmp_path / "nets.py")

@@ -107,9 +107,9 @@ def test_any_volume_gives_a_picture_without_a_warning(values, at):
     assert first.tobytes() == second.tobytes()
 
 
-@pytest.mark.parametrize("at", [(0, 0), (4, 0, 0), (0, -6, 0), (0, 0, 0, 0)])
+@pytest.mark.parametrize("at", [(0, 0), (4, 0, 0), (0, -6, 0), (0, 0, 0, 0), "mid", 3])
 def test_the_point_must_be_inside(at):
-    with pytest.raises(ValueError, match=r"at must be a point \(d, h, w\) inside \(4, 5, 6\), got"):
+    with pytest.raises(ValueError, match=r"at must be a point \(d, h, w\) inside \(4, 5, 6\), '"):
         render.slices(np.zeros((4, 5, 6)), at=at)
 
 
