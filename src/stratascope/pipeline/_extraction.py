@@ -216,7 +216,7 @@ class Extraction(Job):
         handle.check()
         codes = self.spec.settings["dtype"] == "uint8"
         values, kinds = collect_values(acts), name_kinds(network)
-        arrays, skipped = describe_arrays(values, whole, kinds, quantized=codes)
+        arrays, skipped = describe_arrays(values, whole, kinds, axes=order.axes, quantized=codes)
         if short is not None:
             others = collect_values(run_forward(network, handle, short, place))
             shapes = {key: tuple(value.tensor.shape[1:]) for key, value in others.items()}

@@ -175,7 +175,9 @@ class ModelProfiling(Job):
             acts = run_forward(network, handle, few, place)
             handle.check()
         values = collect_values(acts)
-        arrays, skipped = describe_arrays(values, few, name_kinds(network), verb="measured")
+        arrays, skipped = describe_arrays(
+            values, few, name_kinds(network), axes=order.axes, verb="measured"
+        )
         # The text of the root is no path.
         known = {str(site): site for site in acts.sites}
         keys = {name: _name_key(known[one.site], one.place) for name, one in values.items()}

@@ -27,6 +27,7 @@ from stratascope.capture import (
 from stratascope.capture._hooks import Hook
 from stratascope.capture._modes import keeping_buffers, keeping_random, uncompiled
 from stratascope.errors import CaptureError, DataError, StoreError, StratascopeError
+from stratascope.pipeline._axes import AxisOrder
 from stratascope.pipeline._extract import (
     comparable,
     describe_provenance,
@@ -291,7 +292,7 @@ class TrainingRecord(AbstractContextManager["TrainingRecord"]):
             return
         values = collect_values(acts)
         batch = Batch(0, self._source.size, (), {})
-        arrays, skipped = describe_arrays(values, batch, self._source.kinds)
+        arrays, skipped = describe_arrays(values, batch, self._source.kinds, axes=self._source.axes)
         if held is not None and _without_previews(held.values) != arrays:
             raise self._refuse(number, "the shapes or types at the sites")
         staged = {array.key: to_host(values[array.key].tensor) for array in arrays}
@@ -371,6 +372,11 @@ class _Probe:
     def size(self) -> int:
         return self._batch.size
 
+    @property
+    def axes(self) -> AxisOrder | None:
+        """What the last forward said of the axes."""
+        return self._order.axes
+
     def describe(self) -> dict[str, Any]:
         return {"kind": "probe", "samples": self.size, "digest": self._digest}
 
@@ -398,6 +404,9 @@ class _Probe:
 
 class _Forwards:
     """The training's own forwards, of which the last is kept while a due step is expected."""
+
+    # They are not watched.
+    axes: AxisOrder | None = None
 
     def __init__(self, model: nn.Module, handle: Tap, names: Sequence[str]) -> None:
         self._model = model

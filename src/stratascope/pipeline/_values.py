@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from stratascope.capture import Activations, named_tensors
 from stratascope.errors import CaptureError, StoreError
+from stratascope.pipeline._axes import AxisOrder
 from stratascope.pipeline._source import Batch
 from stratascope.pipeline._warn import warn_caller
-from stratascope.sites import ModuleTable, Site, class_name
+from stratascope.sites import ModuleTable, Port, Site, class_name
 from stratascope.store import (
     COORDINATES,
     DTYPES,
@@ -19,12 +20,6 @@ from stratascope.store import (
     quantized_dtype,
 )
 
-# Modules whose last axis is the features: what they put out are tokens, not signals.
-_TOKEN_MODULES = {
-    "Embedding", "GRU", "LSTM", "LayerNorm", "Linear", "MultiheadAttention", "RMSNorm", "RNN",
-    "TransformerDecoder", "TransformerDecoderLayer", "TransformerEncoder",
-    "TransformerEncoderLayer",
-}  # fmt: skip
 # Modules that have an order of the axes and do not say so: their attention does.
 _STACKS = (
     nn.TransformerDecoder, nn.TransformerDecoderLayer, nn.TransformerEncoder,
@@ -42,6 +37,7 @@ class Value:
     place: str
     tensor: Tensor
     path: str
+    port: Port
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +78,7 @@ def collect_values(acts: Activations) -> dict[str, Value]:
                     f"the sites '{site}' and '{values[key].site}' would both be stored as {key}: "
                     "store one of them"
                 )
-            values[key] = Value(str(site), place, tensor, site.path)
+            values[key] = Value(str(site), place, tensor, site.path, site.port)
     return values
 
 
@@ -98,6 +94,7 @@ def describe_arrays(
     batch: Batch,
     kinds: dict[str, Kind],
     *,
+    axes: AxisOrder | None = None,
     quantized: bool = False,
     verb: str = "stored",
 ) -> tuple[tuple[ArraySpec, ...], dict[str, str]]:
@@ -107,6 +104,8 @@ def describe_arrays(
         values: What the first batch gave.
         batch: That batch.
         kinds: What `name_kinds` says of the model.
+        axes: What the modules of that forward said of the axes; None where it was not watched, and
+            only the values themselves tell.
         quantized: Whether floating-point values are stored as codes.
         verb: What is done with them, for messages.
 
@@ -116,6 +115,7 @@ def describe_arrays(
     Raises:
         CaptureError: Nothing can be stored, or samples and sequence cannot be told apart.
     """
+    axes = axes or _note_axes(values, kinds)
     several = {value.site for value in values.values() if value.place}
     arrays: list[ArraySpec] = []
     skipped: dict[str, str] = {}
@@ -132,7 +132,7 @@ def describe_arrays(
                 "has batch_first=False. Give another batch_size (--batch-size), or a transform "
                 "that leaves one of them"
             )
-        dims = _name_axes(tuple(value.tensor.shape[1:]), kind.name)
+        dims = _name_axes(value, axes)
         if value.site in several:
             # Arrays of one group share their axes by name, and these are not the same length.
             dims = tuple(f"{name}_{name_file(value.place)}" for name in dims)
@@ -190,8 +190,16 @@ def _report_skipped(skipped: dict[str, str], arrays: list[ArraySpec], verb: str)
     warn_caller(f"not {verb}: {listed}")
 
 
-def _name_axes(shape: tuple[int, ...], kind: str) -> tuple[str, ...]:
-    if len(shape) == 2 and kind in _TOKEN_MODULES:
+def _note_axes(values: dict[str, Value], kinds: dict[str, Kind]) -> AxisOrder:
+    axes = AxisOrder({path: kind.name for path, kind in kinds.items()})
+    for value in values.values():
+        axes.note(value.path, value.port, [value.tensor])
+    return axes
+
+
+def _name_axes(value: Value, axes: AxisOrder) -> tuple[str, ...]:
+    shape = tuple(value.tensor.shape[1:])
+    if len(shape) == 2 and axes.is_tokens(value.path, value.port, shape):
         return ("token", "channel")
     known = (*_AXES.get(len(shape), ("channel", "z", "y", "x")),)
     return known[: len(shape)] + tuple(f"axis_{n}" for n in range(len(known) + 1, len(shape) + 1))
