@@ -95,7 +95,8 @@ def _check_source(source: str, data: str | None) -> None:
     """Refuse a model without data, and a store with some."""
     is_url = "://" in source
     if data is None:
-        if not is_url and re.fullmatch(r".+:[A-Za-z_][\w.]*", source):
+        names_model = re.fullmatch(r".+:[A-Za-z_][\w.]*", source) is not None
+        if names_model and not is_url and not Path(source).exists():
             raise UsageError(
                 f"a model needs data to run through it: stratascope profile {source} DATA, with a "
                 ".npy file or package.module:function"

@@ -252,7 +252,7 @@ BAD_INPUT = {
     "another run": (
         extract(sites="0", to="full.zarr"),
         1,
-        "(complete) of another run, which differs in sites",
+        "(complete) of another run, which differs in the sites (was",
     ),
     "the same step": (extract(to="full.zarr"), 1, "already holds step 0 (complete)"),
     "other settings": (

@@ -123,3 +123,10 @@ def test_an_unfinished_store_names_the_options(here, capsys):
     said = capsys.readouterr().err
     assert said.rstrip().endswith("again with --resume, or profile those only, with --limit 64")
     assert main(["profile", store, "--limit", "64"]) == 0
+
+
+def test_a_store_may_have_a_colon_in_its_name(here, capsys):
+    signals = np.ones((9, 1, 32), "float32")
+    ss.extract(torch.nn.ReLU(), signals, "model", to="runs:first", progress=False)
+
+    assert main(["profile", "runs:first"]) == 0
