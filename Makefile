@@ -29,11 +29,12 @@ fix: $(VENV)/.dev  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## print the ratios: capture, extract, memory, statistics, compare, pictures
+bench: $(VENV)/.dev  ## print the ratios: capture, extract, memory, statistics, profile, compare, pictures
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/stats.py
+	$(BIN)/python benchmarks/profiling.py
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/render.py
 

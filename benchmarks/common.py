@@ -10,11 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def interleave(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def interleave(
+    variants: dict[str, Callable[[], object]],
+    rounds: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    writing: bool = True,
+) -> dict[str, list[float]]:
     """Time the variants in turns, after one untimed run of each, in another order every round.
 
     Before each run the disk is settled and garbage collected, so that none pays for what another
     left.
+
+    Args:
+        variants: What to run, by name.
+        rounds: How often.
+        clock: What tells seconds: `time.process_time` where others load the machine.
+        writing: Whether any writes to the disk, so that it must settle.
 
     Returns:
         Seconds of each run, by variant.
@@ -30,10 +42,11 @@ def interleave(variants: dict[str, Callable[[], object]], rounds: int) -> dict[s
         shuffle(order)
         for name in order:
             gc.collect()
-            os.sync()
-            began = time.perf_counter()
+            if writing:
+                os.sync()
+            began = clock()
             variants[name]()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(clock() - began)
     gc.unfreeze()
     return seconds
 

@@ -1,4 +1,4 @@
-"""A million small samples: extracted, killed in the middle, resumed, read back whole, verified.
+"""A million small samples: extracted, killed in the middle, resumed, read back whole, profiled, verified.
 
 Each part runs in a process of its own: its seconds, and the peak of its memory. Of what is read
 back, the first samples of each block and all targets are compared with what they should be.
@@ -84,7 +84,17 @@ def verify(samples: int, to: str) -> None:
     assert ss.open_store(to).verify(deep=True) == []
 
 
-PARTS = {part.__name__: part for part in (extract, read, verify)}
+def profile(samples: int, to: str) -> None:
+    """Profile with the defaults, and compare the figures that are known."""
+    found = ss.profile(ss.open_store(to), progress=False)
+    assert found.samples == samples
+    for site in found.values():
+        assert (site.count == samples * np.prod(site.map_shape)).all()
+        assert (site.min == 0).all()
+        assert site.effective_rank > 1
+
+
+PARTS = {part.__name__: part for part in (extract, read, profile, verify)}
 
 
 def spend(part: str, samples: int, to: Path, *, until: int | None = None) -> dict[str, float]:
@@ -123,6 +133,7 @@ def main() -> None:
             "extract, killed": spend("extract", samples, to, until=samples // _UNIT // 2),
             "extract, resumed": spend("extract", samples, to),
             "read whole": spend("read", samples, to),
+            "profile": spend("profile", samples, to),
             "verify --deep": spend("verify", samples, to),
         }
         files = [path for path in to.rglob("*") if path.is_file()]

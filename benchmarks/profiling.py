@@ -1,7 +1,13 @@
-"""What profiling costs: beside reading a store, and beside running InversionNet over its shots."""
+"""What profiling costs: beside reading a store, and beside running InversionNet over its shots.
+
+On a machine that others use, ask for the CPU time of one thread: ``--clock cpu --threads 1``.
+"""
 
 import argparse
+import re
+import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +23,7 @@ from networks import InversionNet
 from stratascope.store import Store
 
 _SITES = ["encoder.*", "decoder.*", "head"]
+_CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def read(store: Store) -> None:
@@ -91,63 +98,74 @@ def use_torch(name: str, out: Tensor) -> object:
     )  # fmt: skip
 
 
-def profile_store(rounds: int, samples: int) -> dict[str, float]:
-    """Time a store of three layers, one of them rectified, as float32."""
+def list_store_ways(samples: int, folder: str) -> dict[str, Callable[[], object]]:
+    """List what is done with a store of three layers, one of them rectified, as float32."""
     model = nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU()
     )
     images = np.random.default_rng(0).standard_normal((samples, 3, 48, 48)).astype(np.float32)
-    moments = {"top": 0, "covariance": False, "reservoir": 0, "progress": False}
-    with tempfile.TemporaryDirectory() as folder:
-        store = ss.extract(model, images, ["0", "1", "3"], to=f"{folder}/acts.zarr", progress=False)
-        ways: dict[str, Callable[[], object]] = {
-            "read": partial(read, store),
-            "moments, histogram, extremes": partial(ss.profile, store, **moments),
-            "all": partial(ss.profile, store, progress=False),
-            "plain NumPy": partial(measure_plainly, store),
-        }
-        seconds = interleave(ways, rounds)
-    rows = {"read, s": sorted(seconds["read"])[rounds // 2]}
-    return rows | {f"{name} ÷ read": ratio(seconds, name, "read") for name in [*ways][1:]}
+    store = ss.extract(model, images, ["0", "1", "3"], to=f"{folder}/acts.zarr", progress=False)
+    run = partial(ss.profile, store, progress=False)
+    return {
+        "store: read": partial(read, store),
+        "store: profile of moments, histogram, extremes": partial(
+            run, top=0, covariance=False, reservoir=0
+        ),
+        "store: profile": run,
+        "store: plain NumPy": partial(measure_plainly, store),
+    }
 
 
-def profile_model(rounds: int, batches: int) -> dict[str, float]:
-    """Time InversionNet with the outputs of all its blocks."""
+def list_model_ways(batches: int) -> dict[str, Callable[[], object]]:
+    """List what is done with InversionNet and the outputs of all its blocks."""
     model = InversionNet().eval()
     shots = torch.randn(4 * batches, 5, 1000, 70)
     parts = list(shots.split(4))
     run = partial(ss.profile, model, shots, _SITES, batch_size=4, progress=False)
-    ways: dict[str, Callable[[], object]] = {
-        "bare": partial(run_bare, model, parts),
-        "profile": run,
-        "profile, share=1": partial(run, share=1),
-        "profile, nothing but moments, extremes, counts": partial(
-            run, top=0, bins=0, covariance=False, reservoir=0
-        ),
-        "plain torch in hooks, no histogram": partial(run_with, model, parts, use_torch),
-        "torchmetrics: mean, min, max of the layer": partial(
+    return {
+        "model: bare": partial(run_bare, model, parts),
+        "model: profile": run,
+        "model: profile, share=1": partial(run, share=1),
+        "model: plain torch in hooks, no histogram": partial(run_with, model, parts, use_torch),
+        "model: torchmetrics, mean, min, max of the layer": partial(
             run_with, model, parts, use_torchmetrics(model)
         ),
     }
-    seconds = interleave(ways, rounds)
-    rows = {"bare, s": sorted(seconds["bare"])[rounds // 2]}
-    return rows | {f"{name} ÷ bare": ratio(seconds, name, "bare") for name in [*ways][1:]}
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--samples", type=int, default=512, help="of the store")
-    parser.add_argument("--batches", type=int, default=16, help="of four shots")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=256, help="of the store")
+    parser.add_argument("--batches", type=int, default=24, help="of four shots")
+    parser.add_argument("--clock", choices=_CLOCKS, default="wall")
+    parser.add_argument("--threads", type=int, help="of PyTorch")
+    parser.add_argument(
+        "--only", metavar="PATTERN", default="", help="rows to measure: 'model: (profile$|torchm)'"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     # First of all: or the forward pays for its memory anew each time, and hides what is measured.
     ss.tune_allocator()
     torch.manual_seed(0)
-    rows = {f"store: {k}": v for k, v in profile_store(options.rounds, options.samples).items()}
-    rows |= {f"model: {k}": v for k, v in profile_model(options.rounds, options.batches).items()}
-    report("profile", rows, options.json)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    rows: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for base, ways in (
+            ("store: read", list_store_ways(options.samples, folder)),
+            ("model: bare", list_model_ways(options.batches)),
+        ):
+            names = [name for name in ways if re.search(options.only, name) and name != base]
+            if names:
+                chosen = {name: ways[name] for name in (base, *names)}
+                clock = _CLOCKS[options.clock]
+                seconds = interleave(chosen, options.rounds, clock=clock, writing=False)
+                rows[f"{base}, s"] = statistics.median(seconds[base])
+                short = base.split(": ")[1]
+                rows |= {f"{name} ÷ {short}": ratio(seconds, name, base) for name in names}
+    report(f"profile, {options.clock} time", rows, options.json)
 
 
 if __name__ == "__main__":

@@ -117,14 +117,18 @@ def assert_same_distribution(found, rows):
         np.testing.assert_allclose(found.quantile(q), exact, rtol=1 / 8, atol=1.2e-38)
         whole = np.quantile(flat, q, method="inverted_cdf")
         np.testing.assert_allclose(found.quantile(q, layer=True), whole, rtol=1 / 8, atol=1.2e-38)
+    assert_same_top_samples(found, rows)
+    vectors = found.sample_vectors
+    means = rows.mean(2).T[vectors.samples]
+    np.testing.assert_allclose(vectors.vectors, means, rtol=1e-10, atol=1e-12)
+
+
+def assert_same_top_samples(found, rows):
     best = rows.max(2)
     order = np.lexsort((np.arange(best.shape[1]) * np.ones((len(best), 1)), -best))[:, :8]
     np.testing.assert_array_equal(found.top_samples.highest_samples, order)
     positions = np.take_along_axis(rows.argmax(2), order, 1)
     np.testing.assert_array_equal(found.top_samples.highest_positions, positions)
-    vectors = found.sample_vectors
-    means = rows.mean(2).T[vectors.samples]
-    np.testing.assert_allclose(vectors.vectors, means, rtol=1e-10, atol=1e-12)
 
 
 def test_a_profile_of_a_store_is_what_numpy_says_of_its_arrays(store):
@@ -175,7 +179,7 @@ def test_a_profile_of_a_model_is_that_of_what_it_would_have_stored(store, data):
 
 
 @pytest.mark.filterwarnings("ignore:not (measured|stored)")
-def test_by_default_the_moments_of_a_model_are_those_of_a_share_of_each_map(store, data):
+def test_by_default_a_model_has_its_ends_from_all_values_and_all_else_from_a_share(store, data):
     torch.manual_seed(0)
     found = ss.profile(Kinds(), data, SITES, batch_size=64, progress=False)
 
@@ -185,12 +189,18 @@ def test_by_default_the_moments_of_a_model_are_those_of_a_share_of_each_map(stor
         np.testing.assert_array_equal(site.count, np.isfinite(flat).sum(1))
         np.testing.assert_array_equal(site.max, flat.max(1))
         np.testing.assert_array_equal(site.min, flat.min(1))
-        np.testing.assert_array_equal(site.zero_fraction, (flat == 0).mean(1))
-        part = rows[:, :, choose_positions(rows.shape[2], 1 / 64)].reshape(len(rows), -1)
+        np.testing.assert_array_equal(site.active_fraction, (rows > 0).any(2).mean(1))
+        assert_same_top_samples(site, rows)
+        part = rows[:, :, choose_positions(rows.shape[2], 1 / 128)].reshape(len(rows), -1)
+        np.testing.assert_array_equal(site.zero_fraction, (part == 0).mean(1))
+        at_end = (part == flat.max(1, keepdims=True)).mean(1)
+        np.testing.assert_array_equal(site.share_at_max, at_end)
         np.testing.assert_allclose(site.mean, part.mean(1), rtol=1e-12, atol=1e-13)
         np.testing.assert_allclose(site.variance, part.var(1), rtol=1e-12)
         assert site.distribution.total[0] == part.shape[1]
-    assert "from 1 in 64 of the positions of a map, at least 32" in repr(found)
+    assert "all else: from 1 in 128 of the positions of a map, at least 16" in repr(found)
+    assert "zeros*" in found.table()
+    assert found.table().endswith("* from 1 in 128 of the positions of a map, at least 16")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -257,3 +267,8 @@ def test_what_stands_behind_the_end_of_a_shorter_sample_does_not_count(tmp_path)
         np.testing.assert_array_equal(
             found.active_fraction, (np.nan_to_num(values) > 0).any(2).mean(0)
         )
+    thin = ss.profile(model, data, "1", progress=False)["1"]
+    np.testing.assert_array_equal(thin.count, stored.count)
+    np.testing.assert_array_equal(thin.max, stored.max)
+    # Of each signal 16 of 36 to 40 positions.
+    assert thin.moments.count.tolist() == [90 * 16] * 3

@@ -45,8 +45,9 @@ def profile(
         batch_size: Samples a forward, where the data does not come in batches.
         device: Where to run the model, such as cuda.
         limit: Use only the first samples.
-        share: Which part of the positions of each map histograms and kurtosis look at; without it
-            all of a store, and 1/64 of what flows through a model.
+        share: Which part of the positions of each map is looked at for all but ranges, NaN, dead
+            channels and top samples; without it all of a store, and 1/128 of what flows through a
+            model.
         threshold: A channel that is never above this is dead.
         workers: How many processes to run in; without it this one.
         save: Folder to write the profile to, as JSON, Parquet and all that was gathered.

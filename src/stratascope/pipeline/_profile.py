@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stratascope.sites import Selector
 
 # Of a model; of the values of a store, which take time to be read, all are looked at.
-_MODEL_SHARE = 1 / 64
+_MODEL_SHARE = 1 / 128
 # How often each process sends what it has gathered, as each time costs some of what it saves.
 _PARTS = 8
 
@@ -69,10 +69,11 @@ def profile(
         top: How many samples to keep at each end of a channel's range.
         covariance: Whether to gather the covariance of the channels: rank, components, redundancy.
         reservoir: Of how many samples to keep the channel means, for the intrinsic dimension.
-        share: Which part of the positions of each map, but at least 32 of them, moments, histograms
-            and reservoir look at. Ranges, counts, dead channels and top samples rest on every value
-            in any case. None takes all of a store, and 1/64 of what flows through a model, so as
-            not to slow it down.
+        share: Which part of the positions of each map, but at least 16 of them, is looked at.
+            Ranges, NaN and Inf, dead, active and constant channels and top samples rest on every
+            value in any case; all else, such as moments, quantiles and the share of zeros, on these
+            positions. None takes all of a store, and 1/128 of what flows through a model, so as not
+            to slow it down.
         batch_size: Samples a forward, where the data does not come in batches.
         device: Where to run the model; it is moved there and back. None runs where it is.
         transform: Applied to each captured tensor, on its device: pool, slice, reduce.

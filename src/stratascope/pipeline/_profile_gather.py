@@ -1,6 +1,5 @@
 """What is gathered at one site: which statistics there are, and what of the values each sees."""
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from stratascope.stats import (
     Moments,
     Reservoir,
     TopSamples,
-    update_all,
 )
 from stratascope.stats._arrays import as_array
+from stratascope.stats._batch import Batch
 from stratascope.stats._covariance import choose_positions
 from stratascope.stats._statistic import RunAll, SiteStatistic
 from stratascope.store import ArraySpec
@@ -32,6 +31,8 @@ _COVARIANCE_SHARE = 1 / 16
 # Arrays of which less than this part is not zero are handed over and kept as what they hold.
 _SPARSE = 0.25
 _SMALL = 4096
+# Values of a share that are worth a call of the statistics.
+_ENOUGH = 2**19
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +66,31 @@ class Settings:
 class Gatherer:
     """The statistics of one tensor of a site, fed batch by batch.
 
-    Some see all values, the others a part of each map's positions, always the same one.
+    Where only a share of the positions is looked at, always the same one, this is kept until it is
+    worth a call of the statistics, which for small batches take longer than the values in them.
 
     Attributes:
         array: What is known of the values.
         settings: What is gathered.
-        all: Statistics of all values.
-        thin: Statistics of a part of them; none where all values are looked at by all.
     """
 
     def __init__(self, array: ArraySpec, settings: Settings) -> None:
         self.array, self.settings = array, settings
-        share, wide = settings.share, self.channels > WIDE
-        self.all: list[SiteStatistic[Any]] = [Counts(), Extremes(settings.threshold)]
+        wide = self.channels > WIDE
+        self._held: list[Batch] = []
+        self._statistics: list[SiteStatistic[Any]] = [
+            Counts(), Extremes(settings.threshold), Moments()
+        ]  # fmt: skip
         if settings.top:
-            self.all.append(TopSamples(settings.top))
-        shape: list[SiteStatistic[Any]] = [Moments()]
+            self._statistics.append(TopSamples(settings.top))
         if settings.bins:
-            shape.append(Histogram(settings.bins, per_channel=not wide))
+            self._statistics.append(Histogram(settings.bins, per_channel=not wide))
             if (half := _name_half(array)) is not None:
-                shape.append(HalfHistogram(half))
+                self._statistics.append(HalfHistogram(half))
         if settings.covariance and not wide:
-            shape.append(Covariance(settings.covariance_share / share))
+            self._statistics.append(Covariance(settings.covariance_share / settings.share))
         if settings.reservoir and not wide:
-            shape.append(Reservoir(settings.reservoir))
-        self.thin = shape if share < 1 else []
-        self.all += [] if share < 1 else shape
+            self._statistics.append(Reservoir(settings.reservoir))
 
     @property
     def channels(self) -> int:
@@ -101,7 +101,8 @@ class Gatherer:
     @property
     def statistics(self) -> Sequence[SiteStatistic[Any]]:
         """All statistics, in an order that is the same wherever the settings are."""
-        return [*self.all, *self.thin]
+        self._release()
+        return self._statistics
 
     def update(self, values: Any, samples: Any, run: RunAll) -> None:
         """Take in values, the samples first; they may be shorter than the longest.
@@ -109,11 +110,26 @@ class Gatherer:
         Raises:
             DataError: They have not the channels of those before.
         """
-        batch = self._arrange(values)
+        batch = Batch(self._arrange(values), samples)
+        if self.settings.share == 1 or batch.empty:
+            self._take(batch, run)
+            return
+        batch = batch.thin_out(choose_positions(batch.array.shape[2], self.settings.share), run)
+        if self._held and self._held[0].array.shape[1:] != batch.array.shape[1:]:
+            self._release(run)
+        self._held.append(batch)
+        if sum(math.prod(held.array.shape) for held in self._held) >= _ENOUGH:
+            self._release(run)
+
+    def _release(self, run: RunAll = map) -> None:
+        """Take in what was kept."""
+        if self._held:
+            batch, self._held = Batch.join(self._held), []
+            self._take(batch, run)
+
+    def _take(self, batch: Batch, run: RunAll) -> None:
         try:
-            update_all(self.all, batch, samples=samples, run=run)
-            if self.thin:
-                update_all(self.thin, self._thin_out(batch), samples=samples, run=run)
+            SiteStatistic.update_together(self._statistics, batch, run)
         except DataError as error:
             raise DataError(f"site '{name_layer(self.array)}': {error}") from error
 
@@ -164,15 +180,6 @@ class Gatherer:
             return values.reshape(len(values), 1, -1)
         return values if axis == 0 else values.swapaxes(1, 1 + axis)
 
-    def _thin_out(self, batch: Any) -> Any:
-        flat = batch.reshape(*batch.shape[:2], -1)
-        chosen = choose_positions(flat.shape[2], self.settings.share)
-        if len(chosen) == flat.shape[2]:
-            return flat
-        if isinstance(flat, np.ndarray):
-            return np.take(flat, chosen, axis=2)
-        return flat.index_select(2, _place_chosen(flat.shape[2], self.settings.share, flat.device))
-
 
 def channel_axis(array: ArraySpec) -> int | None:
     """Find which axis of a sample is that of the channels; one that grows is none."""
@@ -191,13 +198,6 @@ def _name_half(array: ArraySpec) -> Any:
     if array.source_dtype == "bfloat16":
         return "bfloat16"
     return "float16" if array.dtype == "float16" else None
-
-
-@functools.lru_cache(maxsize=64)
-def _place_chosen(positions: int, share: float, device: Any) -> Any:
-    import torch
-
-    return torch.from_numpy(choose_positions(positions, share)).to(device)
 
 
 def _pack(name: str, array: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:

@@ -24,6 +24,7 @@ from stratascope.pipeline._table import RunOrder, describe_sites
 from stratascope.pipeline._transfer import placed, run_forward, span
 from stratascope.pipeline._values import collect_values, describe_arrays, name_kinds
 from stratascope.sites import Selector, Site, class_name, unwrap
+from stratascope.stats._statistic import RunAll
 from stratascope.store import ArraySpec, SiteSpec
 
 # Samples that are run beforehand: more than one, to tell them from what holds for all.
@@ -131,8 +132,10 @@ class ModelProfiling(Job):
     @contextmanager
     def begin(self) -> Generator[Run]:
         """Put the model on its device, and make ready the threads."""
-        with ExitStack() as stack, ThreadPoolExecutor(torch.get_num_threads()) as crew:
-            yield partial(self._run, self._enter(stack), crew)
+        threads = torch.get_num_threads()
+        with ExitStack() as stack, ThreadPoolExecutor(threads) as crew:
+            # A crew of one would take turns with the thread that waits for it.
+            yield partial(self._run, self._enter(stack), crew.map if threads > 1 else map)
 
     def _enter(self, stack: ExitStack) -> torch.device | None:
         place = stack.enter_context(placed(self.model, self.device))
@@ -141,7 +144,7 @@ class ModelProfiling(Job):
         return place
 
     def _run(
-        self, place: torch.device | None, crew: ThreadPoolExecutor, units: Sequence[range]
+        self, place: torch.device | None, run: RunAll, units: Sequence[range]
     ) -> Generator[Any]:
         with ExitStack() as stack:
             meter: _Meter | None = None
@@ -150,7 +153,7 @@ class ModelProfiling(Job):
                 for batch in self.data.batches(unit.start, unit.stop):
                     for group in split_batch(batch):
                         if meter is None or handle is None:
-                            meter = self._make_meter(group.batch, place, crew)
+                            meter = self._make_meter(group.batch, place, run)
                             handle = meter.attach(self)
                             stack.enter_context(handle)
                         meter.open(group.batch, unit, self.data.sample_index)
@@ -160,12 +163,10 @@ class ModelProfiling(Job):
             if meter is not None:
                 yield [gatherer.settle() for gatherer in meter.gatherers.values()]
 
-    def _make_meter(
-        self, batch: Batch, place: torch.device | None, crew: ThreadPoolExecutor
-    ) -> "_Meter":
+    def _make_meter(self, batch: Batch, place: torch.device | None, run: RunAll) -> "_Meter":
         if self.layout is None:
             self.layout = self._look(batch, place)
-        return _Meter(self.layout, self.settings, crew)
+        return _Meter(self.layout, self.settings, run)
 
     def _look(self, batch: Batch, place: torch.device | None) -> Layout:
         """Run a few samples to see what the sites hold."""
@@ -195,10 +196,10 @@ class ModelProfiling(Job):
 class _Meter:
     """Measures what a tap hands over, forward by forward."""
 
-    def __init__(self, layout: Layout, settings: Settings, crew: ThreadPoolExecutor) -> None:
+    def __init__(self, layout: Layout, settings: Settings, run: RunAll) -> None:
         self.gatherers = {key: Gatherer(array, settings) for key, array in layout.arrays.items()}
         self._skipped = layout.skipped
-        self._run = crew.map
+        self._run = run
         self._seen: set[Key] = set()
         self._batch: Batch | None = None
         self._rows: list[int] = []

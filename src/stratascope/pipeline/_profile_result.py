@@ -41,6 +41,7 @@ from stratascope.stats import (
     TopSamples,
     intrinsic_dimension,
 )
+from stratascope.stats._covariance import FEWEST
 from stratascope.store import ArraySpec, SiteNames, SiteSpec
 
 FIGURES = (
@@ -54,7 +55,9 @@ FIGURES = (
 class SiteProfile:
     """What one site holds over a data set; arrays have one entry for each channel, ``(C,)``.
 
-    All but `nans` and `infs` are figures of the finite values.
+    All but `nans` and `infs` are figures of the finite values. Where a share of the positions is
+    looked at, `zero_fraction`, `share_at_min`, `share_at_max`, moments, quantiles, covariance and
+    sample vectors rest on that, and the others on every value all the same.
 
     Attributes:
         array: What is known of the values: site, place in the site's value, class of the module,
@@ -100,7 +103,7 @@ class SiteProfile:
 
     @functools.cached_property
     def counts(self) -> ChannelCounts:
-        """Numbers of values, zeros, NaN and infinite values."""
+        """Numbers of values, NaN and infinite values; of zeros among those that are looked at."""
         return self._compute(Counts, "")
 
     @functools.cached_property
@@ -194,7 +197,7 @@ class SiteProfile:
 
     @property
     def zero_fraction(self) -> NDArray[np.float64]:
-        """Share of the values that is exactly zero."""
+        """Share of the values, or of those that are looked at, that is exactly zero."""
         return self.counts.zero_fraction
 
     @property
@@ -214,12 +217,12 @@ class SiteProfile:
 
     @property
     def share_at_min(self) -> NDArray[np.float64]:
-        """Share of the values that equal the least one."""
+        """Share of the values, or of those that are looked at, that equal the least of all."""
         return self.extremes.share_at_minimum
 
     @property
     def share_at_max(self) -> NDArray[np.float64]:
-        """Share of the values that equal the largest one."""
+        """Share of the values, or of those that are looked at, that equal the largest of all."""
         return self.extremes.share_at_maximum
 
     @property
@@ -408,8 +411,13 @@ class Profile(Mapping[str, SiteProfile]):
         return find(self, rules)
 
     def table(self) -> str:
-        """Lay out the layers as text: range, mean, deviation, zeros, dead channels, rank."""
-        return lay_out(*self._list_rows())
+        """Lay out the layers as text: range, mean, deviation, zeros, dead channels, rank.
+
+        What rests on a share of the positions has a star.
+        """
+        share = self.settings.share
+        foot = f"* from {_name_share(share)}" if share < 1 else ""
+        return f"{lay_out(*self._list_rows())}\n{foot}".rstrip("\n")
 
     def to_dict(self) -> dict[str, Any]:
         """Give all figures and findings as plain values, ready for JSON; None stands for NaN."""
@@ -507,12 +515,12 @@ class Profile(Mapping[str, SiteProfile]):
         share = self.settings.share
         if share < 1:
             facts.append(
-                f"moments, quantiles, reservoir: from {_name_share(share)} of the positions of a "
-                "map, at least 32; ranges, counts, dead and top samples: from all values"
+                "ranges, NaN, Inf, dead, active and constant channels, top samples: from all values"
             )
-        if self.settings.covariance:
-            seen = _name_share(self.settings.covariance_share)
-            facts.append(f"covariance: from {seen} of the positions of a map, at least 32")
+            facts.append(f"all else: from {_name_share(share)}")
+        seen = self.settings.covariance_share
+        if self.settings.covariance and seen < share:
+            facts.append(f"covariance: from {_name_share(seen)}")
         wide = [name for name, site in self.items() if site.channels > WIDE]
         if wide:
             facts.append(
@@ -522,9 +530,10 @@ class Profile(Mapping[str, SiteProfile]):
         return [*facts, *self._notes]
 
     def _list_rows(self) -> tuple[list[str], list[list[str]]]:
+        star = "*" if self.settings.share < 1 else ""
         headings = [
-            "site", "class", "channels", "mean", "std", "min", "max", "zeros", "dead", "constant",
-            "NaN", "Inf", "rank",
+            "site", "class", "channels", f"mean{star}", f"std{star}", "min", "max", f"zeros{star}",
+            "dead", "constant", "NaN", "Inf", f"rank{star}",
         ]  # fmt: skip
         return headings, [_list_site(site) for site in self.values()]
 
@@ -570,4 +579,4 @@ def _list_site(site: SiteProfile) -> list[str]:
 
 
 def _name_share(share: float) -> str:
-    return "all" if share == 1 else f"1 in {1 / share:.3g}"
+    return f"1 in {1 / share:.3g} of the positions of a map, at least {FEWEST}"

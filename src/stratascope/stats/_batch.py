@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 from stratascope._scramble import mix as mix
 from stratascope.errors import DataError
 from stratascope.stats._arrays import Array, as_array, dot_rows, fits_float32, namespace, widen
+from stratascope.stats._ends import Ends, count_nonfinite, join, look
 
 # Values of a block, 1 MB of float32: few enough for a cache, and enough for NumPy's calls to pay.
 _IN_CACHE = 2**18
 # Values that are looked at together where that takes copies of twice the size and more.
-_WITH_COPIES = 2**16
+_WITH_COPIES = 2**15
 # Rows times the 65,536 bins of the finest histogram are then an int32.
 _MOST_ROWS = 2**14
 # A device wants few and large blocks; this bounds their temporaries.
 _ON_DEVICE = 2**24
-# Values of one channel beside each other in a block, so that reductions run over long rows.
-_LONG_ROW = 2**12
+# Values of one channel beside each other in a block. Into rows shorter than its buffer of as many
+# NumPy does not work one number of each row directly, which takes three times as long.
+_LONG_ROW = 2**13
 # float64 values that are held at once where all channels are needed together.
 _TOGETHER = 2**22
 
@@ -34,10 +36,14 @@ class Block:
             holds them exactly, and else as float64; not to be changed.
         channels: Which channels of the batch.
         samples: Numbers of the samples, shape ``(n,)``; None if not given.
+        ends: What is known of every value, by name, each of shape ``(c, n)``, where `values` are a
+            share of them; None where they are all.
     """
 
-    def __init__(self, values: Array, channels: slice, samples: Any = None) -> None:
-        self.values, self.channels, self.samples = values, channels, samples
+    def __init__(
+        self, values: Array, channels: slice, samples: Any = None, ends: Ends | None = None
+    ) -> None:
+        self.values, self.channels, self.samples, self.ends = values, channels, samples, ends
 
     @functools.cached_property
     def rows(self) -> Array:
@@ -61,6 +67,13 @@ class Block:
             return None
         return ~xp.isfinite(self.values)
 
+    @functools.cached_property
+    def nonfinite(self) -> Ends | None:
+        """Numbers of NaN and infinite values of each sample, by name; None if there are none."""
+        if self.ends is not None:
+            return self.ends
+        return None if self.bad is None else count_nonfinite(self.values)
+
     def fill(self, value: float) -> Array:
         """Give the values, this in place of those that are not finite."""
         if self.bad is None:
@@ -70,16 +83,22 @@ class Block:
     @functools.cached_property
     def least(self) -> Array:
         """The least finite value of each channel, shape ``(c,)``; +Inf where there is none."""
+        if self.ends is not None:
+            return namespace(self.values).amin(self.minima, 1)
         return namespace(self.values).amin(self.fill(math.inf).reshape(self.rows.shape), 1)
 
     @functools.cached_property
     def maxima(self) -> Array:
         """The largest finite value of each sample, shape ``(c, n)``; -Inf where there is none."""
+        if self.ends is not None:
+            return self.ends["maxima"]
         return _over_positions(namespace(self.values).amax, self.fill(-math.inf))
 
     @functools.cached_property
     def minima(self) -> Array:
         """The least finite value of each sample, shape ``(c, n)``; +Inf where there is none."""
+        if self.ends is not None:
+            return self.ends["minima"]
         return _over_positions(namespace(self.values).amin, self.fill(math.inf))
 
 
@@ -89,6 +108,7 @@ class Batch:
     Attributes:
         array: Shape ``(N, C, P)``, in the type and place in which it came.
         samples: Numbers of the samples, shape ``(N,)``; None if not given.
+        ends: What is known of every value, each of shape ``(N, C)``, where `array` is a share.
 
     Raises:
         DataError: The batch is a single number, or there are not as many sample numbers as samples.
@@ -105,6 +125,25 @@ class Batch:
         channels = shape[1] if len(shape) > 1 else 1
         self.array = array.reshape(shape[0], channels, math.prod(shape[2:]))
         self.samples: Any = None if samples is None else _as_numbers(samples, shape[0])
+        self.ends: Ends | None = None
+
+    def thin_out(self, chosen: NDArray[np.int64], run: Any = map) -> "Batch":
+        """Give a copy of the values at chosen positions, with the ends of all."""
+        thin, ends = look(self.array, chosen, run)
+        batch = Batch(thin, self.samples)
+        batch.ends = ends
+        return batch
+
+    @staticmethod
+    def join(batches: "Sequence[Batch]") -> "Batch":
+        """Make one of several batches of numbered samples, thinned out alike."""
+        if len(batches) == 1:
+            return batches[0]
+        arrays = [batch.array for batch in batches]
+        numbers = np.concatenate([batch.samples for batch in batches])
+        joined = Batch(namespace(arrays[0]).concatenate(arrays), numbers)
+        joined.ends = join([batch.ends or {} for batch in batches])
+        return joined
 
     @property
     def empty(self) -> bool:
@@ -124,7 +163,11 @@ class Batch:
         for start in range(0, len(self.array), many):
             part = self.array[start : start + many, channels]
             numbers = None if self.samples is None else self.samples[start : start + many]
-            yield Block(widen(part.swapaxes(0, 1), dtype), channels, numbers)
+            ends = self.ends and {
+                name: end[start : start + many, channels].swapaxes(0, 1)
+                for name, end in self.ends.items()
+            }
+            yield Block(widen(part.swapaxes(0, 1), dtype), channels, numbers, ends)
 
     @functools.cached_property
     def _block_shape(self) -> tuple[int, int]:
@@ -132,7 +175,7 @@ class Batch:
         samples, _, positions = self.array.shape
         size = _IN_CACHE if isinstance(self.array, np.ndarray) else _ON_DEVICE
         rows = max(1, size // positions)
-        many = min(samples, rows, max(1, _LONG_ROW // positions))
+        many = min(samples, rows, -(-_LONG_ROW // positions))
         return many, max(1, rows // many)
 
     def spans(self) -> Iterator[slice]:

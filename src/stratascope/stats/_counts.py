@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from stratascope.stats._arrays import Array, count, namespace, share, zeros
 from stratascope.stats._batch import Block
+from stratascope.stats._ends import NONFINITE
 from stratascope.stats._statistic import ChannelStatistic
 
-_NAMES = ("values", "zeros", "nans", "plus_infs", "minus_infs")
+_NAMES = ("values", "compared", "zeros", *NONFINITE)
 _NONE = np.iinfo(np.int64).max
 
 
@@ -21,18 +22,20 @@ class ChannelCounts:
 
     Attributes:
         values: All values.
-        zeros: Those that are exactly zero.
-        nans: Those that are NaN.
-        plus_infs: Those that are +Inf.
-        minus_infs: Those that are -Inf.
+        compared: The finite ones that were compared with zero: all, or a share in a profile.
+        zeros: Those of them that are exactly zero.
+        nans: Values that are NaN.
+        plus_infs: Values that are +Inf.
+        minus_infs: Values that are -Inf.
         first_nonfinite: The least number of a sample that holds one of the last three; -1 where
             there is none, or the numbers were not passed.
 
-    >>> ChannelCounts(*np.array([[4], [1], [2], [0], [0], [7]])).zero_fraction
+    >>> ChannelCounts(*np.array([[4], [2], [1], [2], [0], [0], [7]])).zero_fraction
     array([0.5])
     """
 
     values: NDArray[np.int64]
+    compared: NDArray[np.int64]
     zeros: NDArray[np.int64]
     nans: NDArray[np.int64]
     plus_infs: NDArray[np.int64]
@@ -46,8 +49,8 @@ class ChannelCounts:
 
     @property
     def zero_fraction(self) -> NDArray[np.float64]:
-        """Share of the finite values that is exactly zero; NaN where there is none."""
-        return share(self.zeros, self.finite)
+        """Share of the compared values that is exactly zero; NaN where there is none."""
+        return share(self.zeros, self.compared)
 
 
 @final
@@ -72,18 +75,21 @@ class Counts(ChannelStatistic[ChannelCounts]):
         return state | {"first": zeros(widths, like, "int64") + _NONE}
 
     def _add(self, block: Block, own: dict[str, Array]) -> None:
-        rows = block.rows
-        own["values"] += rows.shape[1]
+        rows, found = block.rows, block.nonfinite
+        own["values"] += rows.shape[1] if block.ends is None else block.ends["values"].sum(1)
+        own["compared"] += rows.shape[1]
         own["zeros"] += count(rows == 0)
         if block.bad is not None:
-            own["nans"] += count(namespace(rows).isnan(rows))
-            own["plus_infs"] += count(rows == np.inf)
-            own["minus_infs"] += count(rows == -np.inf)
+            own["compared"] -= count(block.bad.reshape(rows.shape))
+        if found is not None:
+            for name in NONFINITE:
+                own[name] += found[name].sum(1)
             if block.samples is not None:
                 xp = namespace(rows)
                 numbers = xp.asarray(block.samples, device=rows.device)
-                found = xp.amin(xp.where(block.bad.any(2), numbers, _NONE), 1)
-                own["first"][...] = xp.minimum(own["first"], found)
+                bad = sum(found[name] for name in NONFINITE) > 0
+                least = xp.amin(xp.where(bad, numbers, _NONE), 1)
+                own["first"][...] = xp.minimum(own["first"], least)
 
     def _combine(self, own: dict[str, Any], parts: dict[str, Any]) -> None:
         for name in _NAMES:

@@ -14,7 +14,7 @@ from stratascope.stats._batch import Batch, mix
 from stratascope.stats._statistic import SiteStatistic
 
 # Each sample gives at least so many positions, if it has them: fewer say little of a small map.
-_FEWEST = 32
+FEWEST = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class Covariance(SiteStatistic[ChannelCovariance]):
     channels.
 
     Args:
-        share: Part of the positions of each sample to look at; at least 32 of them.
+        share: Part of the positions of each sample to look at; at least 16 of them.
 
     Raises:
         ValueError: `share` is not above 0 and up to 1.
@@ -171,7 +171,7 @@ class Covariance(SiteStatistic[ChannelCovariance]):
             first = rows[:, :1]
             rows = rows - first
             mean = rows.mean(1)[:, None]
-            rows = rows - mean
+            rows -= mean
             parts = {
                 "count": zeros((1,), rows) + rows.shape[1],
                 "mean": (first + mean)[:, 0],
@@ -195,5 +195,5 @@ def choose_positions(positions: int, share: float) -> NDArray[np.int64]:
     >>> choose_positions(1000, 1 / 16).shape, choose_positions(4, 1 / 16).tolist()
     ((63,), [0, 1, 2, 3])
     """
-    amount = max(math.ceil(positions * share), min(positions, _FEWEST))
+    amount = max(math.ceil(positions * share), min(positions, FEWEST))
     return np.sort(np.argsort(mix(np.arange(positions)), kind="stable")[:amount])

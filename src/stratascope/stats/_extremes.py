@@ -23,9 +23,9 @@ class ChannelExtremes:
         threshold: Above this a channel is active.
         minimum: Least value; NaN where there is none.
         maximum: Largest value; NaN where there is none.
-        finite: Number of finite values.
-        at_minimum: Number of values that equal the least.
-        at_maximum: Number of values that equal the largest.
+        finite: Number of finite values: of all, or in a profile of the share that is looked at.
+        at_minimum: Number of these that equal the least of all.
+        at_maximum: Number of these that equal the largest of all.
         samples: Number of samples.
         active: Number of samples in which the channel is above the threshold somewhere.
 

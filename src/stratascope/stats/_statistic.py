@@ -270,7 +270,7 @@ def update_all(
     >>> counts.compute().zeros.tolist(), moments.compute().mean.tolist()
     ([2, 0], [0.0, 2.0])
     """
-    SiteStatistic.update_together(statistics, Batch(batch, samples))
+    SiteStatistic.update_together(statistics, Batch(batch, samples), run)
 
 
 def open_sites(batches: Any, samples: Any) -> list[Batch]:

@@ -117,6 +117,8 @@ class TopSamples(ChannelStatistic[ChannelSamples]):
 
     def _find(self, block: Block, better: Array, chosen: Any, sign: int) -> Array:
         """Find where the samples of chosen channels are at their best, where that is wanted."""
+        if block.ends is not None:
+            return block.ends["maxima_at" if sign > 0 else "minima_at"][chosen]
         xp, filled = namespace(block.values), block.fill(-sign * math.inf)
         find = xp.argmax if sign > 0 else xp.argmin
         if xp is not np or filled.shape[2] < _LONG:
