@@ -1,4 +1,4 @@
-"""A million small samples: extracted, killed in the middle, resumed, read back whole, profiled, verified.
+"""A million small samples: extracted, killed midway, resumed, read whole, profiled, verified.
 
 Each part runs in a process of its own: its seconds, and the peak of its memory. Of what is read
 back, the first samples of each block and all targets are compared with what they should be.

@@ -1,5 +1,6 @@
 """What is gathered at one site: which statistics there are, and what of the values each sees."""
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ _COVARIANCE_SHARE = 1 / 16
 _SPARSE = 0.25
 _SMALL = 4096
 # Values of a share that are worth a call of the statistics.
-_ENOUGH = 2**19
+_ENOUGH = 2**18
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,18 @@ class Gatherer:
         if self.settings.share == 1 or batch.empty:
             self._take(batch, run)
             return
-        batch = batch.thin_out(choose_positions(batch.array.shape[2], self.settings.share), run)
+        batch = batch.thin_out(self._choose(batch.array), run)
         if self._held and self._held[0].array.shape[1:] != batch.array.shape[1:]:
             self._release(run)
         self._held.append(batch)
         if sum(math.prod(held.array.shape) for held in self._held) >= _ENOUGH:
             self._release(run)
+
+    def _choose(self, array: Any) -> Any:
+        positions, share = array.shape[2], self.settings.share
+        if isinstance(array, np.ndarray):
+            return choose_positions(positions, share)
+        return _place_chosen(positions, share, array.device)
 
     def _release(self, run: RunAll = map) -> None:
         """Take in what was kept."""
@@ -198,6 +205,14 @@ def _name_half(array: ArraySpec) -> Any:
     if array.source_dtype == "bfloat16":
         return "bfloat16"
     return "float16" if array.dtype == "float16" else None
+
+
+@functools.lru_cache(maxsize=64)
+def _place_chosen(positions: int, share: float, device: Any) -> Any:
+    import torch
+
+    # Once only: a device is waited for while it is handed something.
+    return torch.from_numpy(choose_positions(positions, share)).to(device)
 
 
 def _pack(name: str, array: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:

@@ -127,8 +127,8 @@ class Batch:
         self.samples: Any = None if samples is None else _as_numbers(samples, shape[0])
         self.ends: Ends | None = None
 
-    def thin_out(self, chosen: NDArray[np.int64], run: Any = map) -> "Batch":
-        """Give a copy of the values at chosen positions, with the ends of all."""
+    def thin_out(self, chosen: Array, run: Any = map) -> "Batch":
+        """Give a copy of the values at chosen positions, with the ends of all; see `look`."""
         thin, ends = look(self.array, chosen, run)
         batch = Batch(thin, self.samples)
         batch.ends = ends

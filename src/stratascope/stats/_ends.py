@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stratascope.stats._arrays import Array, fits_float32, move, namespace, widen
+from stratascope.stats._arrays import Array, fits_float32, namespace, widen
 
 # Values that are looked at together: they stay in the cache of a core for the second look.
 _AT_ONCE = 2**18
@@ -26,12 +26,12 @@ are none; where they are, ``maxima_at`` and ``minima_at``; numbers of ``values``
 ``plus_infs`` and ``minus_infs``."""
 
 
-def look(array: Array, chosen: NDArray[np.int64], run: Any = map) -> tuple[Array, Ends]:
+def look(array: Array, chosen: Array, run: Any = map) -> tuple[Array, Ends]:
     """Find the ends of all maps, and take the values at chosen positions.
 
     Args:
         array: Shape ``(N, C, P)``, with at least one value.
-        chosen: Positions to take.
+        chosen: Positions to take, an array of the same library and device.
         run: How to go through the maps, as for `update_all`.
 
     Returns:
@@ -41,10 +41,8 @@ def look(array: Array, chosen: NDArray[np.int64], run: Any = map) -> tuple[Array
     dtype = "float32" if fits_float32(array) else "float64"
     step = _step(maps)
     spans = [maps[start : start + step] for start in range(0, len(maps), step)]
-    places, visit = move(chosen, array), _visit if xp is np else _visit_on_device
-    found = list(
-        (run if len(spans) > 1 and xp is np else map)(partial(visit, dtype, places), spans)
-    )
+    visit = partial(_visit if xp is np else _visit_on_device, dtype, chosen)
+    found = list((run if len(spans) > 1 and xp is np else map)(visit, spans))
     thin, ends = xp.concatenate([thin for thin, _ in found]), join([ends for _, ends in found])
     if xp is np:
         _mend(maps, dtype, ends)
