@@ -35,6 +35,7 @@ _COMMANDS = {
     "compare": "Compare the sites of two stores, of two steps of one, or of one with each other.",
     "profile": "Measure every channel over a data set, and list what a person should look at.",
     "render": "Draw a store's activations: on ranges, in colours, side by side.",
+    "seismic": "Train and test networks that turn seismic data into velocity maps.",
     "doctor": "Show versions, devices, extras and free disk space.",
 }
 

@@ -1,5 +1,16 @@
-"""Networks for seismic data."""
+"""Networks for seismic data, and the data of OpenFWI on which they are trained."""
 
+from stratascope.seismic._inversion_net import InversionBlock, InversionNet
 from stratascope.seismic._networks import ConvBlock, DeconvBlock, ReconstructionNet
+from stratascope.seismic._openfwi import FAMILIES, Family, OpenFWI
 
-__all__ = ["ConvBlock", "DeconvBlock", "ReconstructionNet"]
+__all__ = [
+    "FAMILIES",
+    "ConvBlock",
+    "DeconvBlock",
+    "Family",
+    "InversionBlock",
+    "InversionNet",
+    "OpenFWI",
+    "ReconstructionNet",
+]

@@ -149,7 +149,7 @@ class ReconstructionNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode the images, decode them, and bring the result to its size."""
-        _check_images(x, self.in_channels, self.smallest)
+        check_images(x, self.in_channels, self.smallest)
         y = self.dec(self.enc(x))
         if self.literal:
             return y
@@ -208,7 +208,13 @@ def _smallest_for(kernel: tuple[int, int]) -> tuple[int, int]:
 
 
 @torch.fx.wrap  # symbolic tracing keeps this as one call, since it asks for shapes
-def _check_images(x: Tensor, channels: int, smallest: tuple[int, int]) -> None:
+def check_images(
+    x: Tensor,
+    channels: int,
+    smallest: tuple[int, int],
+    remedy: str = "build the network with as many in_channels",
+) -> None:
+    """Refuse an input that the layers could not take, before they fail at it."""
     shape = tuple(x.shape)
     if len(shape) != 4:
         raise ValueError(
@@ -217,8 +223,7 @@ def _check_images(x: Tensor, channels: int, smallest: tuple[int, int]) -> None:
         )
     if shape[1] != channels:
         raise ValueError(
-            f"the input must have {channels} channels, got {shape[1]} in shape {shape}; "
-            f"build the network with in_channels={shape[1]}"
+            f"the input must have {channels} channels, got {shape[1]} in shape {shape}; {remedy}"
         )
     if shape[2] < smallest[0] or shape[3] < smallest[1]:
         raise ValueError(

@@ -9,6 +9,7 @@ import io
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 from rich.console import Console
 
 from stratascope.cli import app
@@ -27,9 +28,17 @@ go to standard error.
 """
 
 
-def list_commands() -> list[str]:
-    """The names of the commands, in the order of their help."""
-    return sorted(name for name in app if not name.startswith("-"))
+def list_commands(above: App = app) -> list[tuple[str, ...]]:
+    """The words of the commands, in the order of their help, each before those inside it."""
+    found: list[tuple[str, ...]] = []
+    for name in sorted(name for name in above if not name.startswith("-")):
+        found += [(name,), *((name, *words) for words in list_commands(above[name]))]
+    return found
+
+
+def title(words: tuple[str, ...]) -> str:
+    """What a user types for a command."""
+    return " ".join(["stratascope", *words])
 
 
 def read_help(*words: str) -> str:
@@ -45,7 +54,8 @@ def read_help(*words: str) -> str:
 def write_page() -> str:
     """The page as it should be."""
     sections = [
-        f"## stratascope {name}\n\n```text\n{read_help(name)}\n```\n" for name in list_commands()
+        f"{'#' * (1 + len(words))} {title(words)}\n\n```text\n{read_help(*words)}\n```\n"
+        for words in list_commands()
     ]
     return "\n".join([HEAD, f"```text\n{read_help()}\n```\n", *sections])
 
@@ -57,9 +67,9 @@ def test_the_page_says_what_help_says():
     )
 
 
-@pytest.mark.parametrize("name", list_commands())
-def test_every_command_has_a_section(name):
-    assert f"\n## stratascope {name}\n" in PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("words", list_commands(), ids=" ".join)
+def test_every_command_has_a_section(words):
+    assert f"# {title(words)}\n" in PAGE.read_text(encoding="utf-8")
 
 
 def test_the_page_is_plain_text_of_a_fixed_width():

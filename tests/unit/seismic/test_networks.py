@@ -149,7 +149,7 @@ def test_blocks_let_a_fifth_of_negative_values_through():
     ("shape", "message"),
     [
         ((1, 64, 64), r"must have 4 dimensions \(N, C, H, W\), got shape \(1, 64, 64\); add"),
-        ((1, 5, 64, 64), r"must have 1 channels, got 5 .*; build the network with in_channels=5"),
+        ((1, 5, 64, 64), r"must have 1 channels, got 5 .*; build the network with as many in_ch"),
         ((1, 1, 15, 64), "must be at least 16 x 4, got 15 x 64; pad or enlarge it"),
         ((1, 1, 64, 3), "must be at least 16 x 4, got 64 x 3; pad or enlarge it"),
     ],
