@@ -17,6 +17,7 @@ from stratascope.render._transform import Transform, describe
 
 # More cells than this make neither a readable picture nor a usable file.
 _MOST_CHANNELS = 16_384
+_HANDFUL = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +174,18 @@ def constants(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     [True, False, True]
     """
     flat = values.reshape(len(values), -1)
-    if np.isfinite(flat).all():
-        return flat.min(1) == flat.max(1)
-    finite = np.isfinite(flat)
-    least = np.where(finite, flat, np.inf).min(1)
-    most = np.where(finite, flat, -np.inf).max(1)
-    return least == most
+    # Few channels look constant at a handful of places, and only those are looked at whole.
+    least, most = _finite_ends(flat[:, :: max(1, flat.shape[1] // _HANDFUL)])
+    constant = least >= most
+    least, most = _finite_ends(flat[constant])
+    constant[constant] = least == most
+    return constant
+
+
+def _finite_ends(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the least and the greatest finite value of each row, and of none +Inf and -Inf."""
+    finite = np.isfinite(rows)
+    return np.where(finite, rows, np.inf).min(1), np.where(finite, rows, -np.inf).max(1)
 
 
 def only_value(channel: NDArray[np.float64]) -> float:

@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from stratascope.render import _colours, _paint
 from stratascope.render._arrays import as_values
-from stratascope.render._cells import Sheet, arrange, place
-from stratascope.render._channels import Channels, channel_numbers, checked_scope, prepare
+from stratascope.render._cells import arrange, place
+from stratascope.render._channels import channel_numbers, checked_scope, prepare
 from stratascope.render._page import Picture, compose, placeholder, shape_text
 from stratascope.render._scale import Estimator, Scale
 from stratascope.render._text import count
@@ -78,8 +75,10 @@ def grid(
     zoom = _paint.enlargement(shown.shape[1:], target(layer.count, shown.shape[1:]))
     tile = shown.shape[1] * zoom[0], shown.shape[2] * zoom[1]
     sheet = arrange(layer.count, tile, columns=columns, label_width=layer.label_width)
-    body = layer.labelled(_tiles(shown, layer, zoom, sheet), sheet)
+    tiles = _paint.enlarged(layer.paint(shown), zoom)
+    board = place(tiles, sheet, paper=_paint.PAPER, edge=_paint.EDGE)
     colours = _colours.diverging() if layer.diverging else _colours.sequential()
+    body = layer.labelled(_paint.coloured(board, colours), sheet)
     key = layer.key(colours, top=sheet.top, height=min(220, max(80, tile[0])))
     notes = [
         f"{count(len(numeric), 'channel')} of {shape_text(numeric.shape[1:])}",
@@ -99,14 +98,3 @@ def target(channels: int, shape: tuple[int, ...]) -> int:
     """
     room = min(_LARGEST, _ACROSS / channels**0.5, _LARGEST_BLOCK * max(shape))
     return max(_SMALLEST, int(room))
-
-
-def _tiles(
-    shown: NDArray[np.float64], layer: Channels, zoom: tuple[int, int], sheet: Sheet
-) -> Picture:
-    painted = layer.paint(shown)
-    tiles = painted.repeat(zoom[0], 1).repeat(zoom[1], 2)
-    board = place(tiles, sheet, paper=_paint.PAPER, edge=_paint.EDGE)
-    return _paint.coloured(
-        board, _colours.diverging() if layer.diverging else _colours.sequential()
-    )

@@ -15,6 +15,7 @@ from stratascope.render._page import Picture, compose, placeholder, scale_key, s
 from stratascope.render._paint import (
     CONSTANT,
     coloured,
+    enlarged,
     enlargement,
     indices,
     pixel_notes,
@@ -128,7 +129,7 @@ def painted(
     marked = indices(shown, scale)
     if constant:
         marked[np.isfinite(shown)] = CONSTANT
-    body = coloured(marked.repeat(zoom[0], 0).repeat(zoom[1], 1), colours)
+    body = coloured(enlarged(marked[None], zoom)[0], colours)
     notes = []
     if constant:
         body = badged(body, f"constant {number(finite[0])}")

@@ -12,7 +12,7 @@ from stratascope.render._arrays import as_values
 from stratascope.render._map import edged
 from stratascope.render._oklab import oklab_to_srgb, srgb_to_oklab
 from stratascope.render._page import Picture, compose, scale_key, shape_text
-from stratascope.render._paint import coloured, enlargement, indices, pixel_notes, table
+from stratascope.render._paint import coloured, enlarged, enlargement, indices, pixel_notes, table
 from stratascope.render._scale import Scale, fit_values, fitted, positions
 from stratascope.render._text import number
 
@@ -78,7 +78,7 @@ def overlay(
     rows, columns = (np.arange(n) * m // n for n, m in zip(size, shown.shape, strict=True))
     over = coloured(indices(shown, scale)[rows][:, columns], table(scale))
     grey = fit_values(below, 100.0)
-    light = positions(below, grey).repeat(zoom[0], 0).repeat(zoom[1], 1)
+    light = enlarged(positions(below, grey)[None], zoom)[0]
     image = Image.fromarray(_blend(over, light, opacity))
     notes = [f"map {shape_text(shown.shape)} on input {shape_text(below.shape)}"]
     notes += [f"colours: {scale.caption}", f"grey: {grey.extent}", *pixel_notes(zoom, (1, 1))]

@@ -1,6 +1,7 @@
 """The page around every picture: title, body, key at its right, legend and caption below."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,16 +99,27 @@ def compose(
     below = top + body_height + _GAP
     height = below + len(legend_rows) * (line_height(SMALL) + 2) + (4 if legend_rows else 0)
     height += len(caption_lines) * line_height(BODY) + len(note_lines) * line_height(SMALL)
-    page = Image.new("RGB", (inner + 2 * _MARGIN, height + _MARGIN - 3), _colours.PAPER)
-    page.paste(Image.fromarray(body), (_MARGIN, top))
-    draw = ImageDraw.Draw(page)
-    _write(draw, title_lines, _MARGIN, TITLE, _colours.INK)
+    # White paper; a colour of three numbers would take eight times as long.
+    page = np.full((height + _MARGIN - 3, inner + 2 * _MARGIN, 3), 255, np.uint8)
+    page[top : top + len(body), _MARGIN : _MARGIN + body_width] = body
+    with _drawing(page[:top]) as (_, draw):
+        _write(draw, title_lines, _MARGIN, TITLE, _colours.INK)
     if key:
-        _draw_key(page, draw, key, _MARGIN + body_width + _GAP, top + key.top)
-    y = _draw_legend(page, draw, legend_rows, below)
-    y = _write(draw, caption_lines, y, BODY, _colours.INK)
-    _write(draw, note_lines, y, SMALL, _colours.SOFT_INK)
-    return np.array(page)
+        with _drawing(page[:, _MARGIN + body_width :]) as (image, draw):
+            _draw_key(image, draw, key, _GAP, top + key.top)
+    with _drawing(page[below:]) as (image, draw):
+        y = _draw_legend(image, draw, legend_rows, 0)
+        y = _write(draw, caption_lines, y, BODY, _colours.INK)
+        _write(draw, note_lines, y, SMALL, _colours.SOFT_INK)
+    return page
+
+
+@contextmanager
+def _drawing(part: Picture) -> Iterator[tuple[Image.Image, ImageDraw.ImageDraw]]:
+    """Draw on a part of a page alone, since Pillow takes long to turn a whole one to and fro."""
+    image = Image.fromarray(part)
+    yield image, ImageDraw.Draw(image)
+    part[:] = image
 
 
 def placeholder(text: str) -> Picture:

@@ -1,6 +1,7 @@
 """From values to pixels: one byte a pixel into a palette, enlarged, then coloured."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ _FIXED = (
 
 Bytes = NDArray[np.uint8]
 
+# What is worked on at once, few enough to stay in the cache of a processor.
+_AT_ONCE = 2**15
+
 # A picture beyond this is slow to open everywhere, and Pillow warns of it.
 _MOST_PIXELS = 48_000_000
 _LONGEST_SIDE = 16_000
@@ -31,8 +35,16 @@ _THINNEST = 16
 
 def indices(values: NDArray[np.float64], scale: Scale) -> Bytes:
     """Give the palette index of every value, NaN and infinities being marked as such."""
-    places = positions(values, scale)
-    places *= _colours.LEVELS - 1
+    painted = np.empty(values.shape, np.uint8)
+    flat, out = values.reshape(-1), painted.reshape(-1)
+    for start in range(0, flat.size, _AT_ONCE):
+        block = slice(start, start + _AT_ONCE)
+        out[block] = _indices(flat[block], scale)
+    return painted
+
+
+def _indices(values: NDArray[np.float64], scale: Scale) -> Bytes:
+    places = positions(values, scale, top=_colours.LEVELS - 1)
     places += 0.5
     finite = np.isfinite(values)
     if finite.all():
@@ -52,10 +64,14 @@ def table(scale: Scale) -> Bytes:
 
 def coloured(painted: Bytes, colours: Bytes) -> Bytes:
     """Turn palette indices `(h, w)` into colours `(h, w, 3)`, hatching where there is NaN."""
-    # Pillow looks colours up in a fraction of the time that NumPy takes.
-    image = Image.fromarray(np.ascontiguousarray(painted))
-    image.putpalette(np.concatenate([colours, np.array(_FIXED, np.uint8)]).tobytes())
-    picture = np.array(image.convert("RGB"))
+    palette = np.concatenate([colours, np.array(_FIXED, np.uint8)]).tobytes()
+    picture = np.empty((*painted.shape, 3), np.uint8)
+    rows = max(1, _AT_ONCE // painted.shape[1])
+    for start in range(0, len(painted), rows):
+        # Pillow looks colours up in a fraction of the time that NumPy takes.
+        block = Image.fromarray(np.ascontiguousarray(painted[start : start + rows]))
+        block.putpalette(palette)
+        picture[start : start + rows] = block.convert("RGB")
     missing = painted == NAN
     if missing.any():
         picture[missing & hatch(*painted.shape)] = _colours.NAN_DARK
@@ -96,6 +112,19 @@ def stride(shape: tuple[int, ...], count: int = 1) -> tuple[int, int]:
         max(1, min(step, height), math.ceil(height / _LONGEST_SIDE)),
         max(1, min(step, width), math.ceil(width / _LONGEST_SIDE)),
     )
+
+
+def enlarged(tiles: NDArray[Any], zoom: tuple[int, int]) -> NDArray[Any]:
+    """Repeat every value of tiles `(n, h, w, ...)` down and across.
+
+    >>> enlarged(np.array([[[1, 2]]]), (1, 2)).tolist()
+    [[[1, 1, 2, 2]]]
+    """
+    count, height, width, *rest = tiles.shape
+    # In a fraction of the time that it takes to repeat twice.
+    spread = np.empty((count, height, zoom[0], width, zoom[1], *rest), tiles.dtype)
+    spread[:] = tiles[:, :, None, :, None]
+    return spread.reshape(count, height * zoom[0], width * zoom[1], *rest)
 
 
 def pixel_notes(zoom: tuple[int, int], steps: tuple[int, int]) -> list[str]:

@@ -131,8 +131,8 @@ def _body(coloured: Coloured, shape: tuple[int, ...]) -> tuple[Picture, list[str
     missing = (coloured.kinds == NAN).reshape(depth, height, wide)[:, :: steps[0], :: steps[1]]
     target = _TARGET if depth == 1 else max(_SMALLEST, int(min(_TARGET, _ACROSS / depth**0.5)))
     zoom = _paint.enlargement(pixels.shape[1:3], target, up=depth == 1)
-    tiles = pixels.repeat(zoom[0], 1).repeat(zoom[1], 2)
-    dark = missing.repeat(zoom[0], 1).repeat(zoom[1], 2) & _paint.hatch(*tiles.shape[1:3])
+    tiles = _paint.enlarged(pixels, zoom)
+    dark = _paint.enlarged(missing, zoom) & _paint.hatch(*tiles.shape[1:3])
     tiles[dark] = _colours.NAN_DARK
     remarks = _paint.pixel_notes(zoom, steps)
     if len(shape) < 3:

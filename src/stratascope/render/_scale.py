@@ -19,7 +19,9 @@ _SIGNED_FROM = 0.01
 _OFFSET_FROM = 0.2
 # Among fewer values than this none can be called an outlier, and the ends are the percentiles.
 _FEW = 16
-_SAMPLED = 4096
+_SAMPLED = 512
+# What is worked on at once, few enough to stay in the cache of a processor.
+_AT_ONCE = 2**15
 # How many standard deviations a range reaches from its centre, and what makes a median absolute
 # deviation one of them where the values are normal.
 _DEVIATIONS = 3
@@ -190,27 +192,54 @@ def fit_values(
         raise ValueError(f"percentile must be from 50 to 100, got {percentile!r}")
     checked("estimator", estimator, Estimator)
     share_kept = percentile if estimator in ("percentile", "symmetric") else None
-    blank = Scale(0.0, 1.0, percentile=share_kept, estimator=estimator, transform=transform)
-    finite = values[np.isfinite(values)]
+    finite, least, most = _finite_of(values)
+    chosen = _choose(finite, (least, most), estimator, percentile)
+    return Scale(
+        **chosen,
+        **_count(values, finite.size, chosen["low"], chosen["high"]),
+        percentile=share_kept,
+        estimator=estimator,
+        transform=transform,
+    )
+
+
+def _choose(
+    finite: NDArray[np.float64],
+    ends: tuple[float, float],
+    estimator: Estimator,
+    percentile: float,
+) -> dict[str, Any]:
+    """Choose the range of finite values, and tell of what kind it is."""
     if not finite.size:
-        return observed(blank, values)
-    least, most = float(finite.min()), float(finite.max())
+        return {"low": 0.0, "high": 1.0}
+    least, most = ends
     if least == most:
-        return observed(replace(blank, low=least, high=least, constant=True), values)
+        return {"low": least, "high": least, "constant": True}
     if estimator == "range":
-        return observed(replace(blank, low=least, high=most), values)
-    signed = most <= 0 or np.count_nonzero(finite < 0) >= _SIGNED_FROM * finite.size
+        return {"low": least, "high": most}
+    signed = most <= 0 or (least < 0 and np.count_nonzero(finite < 0) >= _SIGNED_FROM * finite.size)
     if signed or estimator == "symmetric":
-        high = _reach(np.abs(finite), 0.0, estimator, percentile)
+        high = _reach(finite, 0.0, estimator, percentile)
         at_maximum = high <= 0
         high = max(-least, most) if at_maximum else high
-        scale = replace(blank, low=-high, high=high, diverging=True, at_maximum=at_maximum)
-        return observed(scale, values)
+        return {"low": -high, "high": high, "diverging": True, "at_maximum": at_maximum}
     low, high = _ends(finite, estimator, percentile)
     at_maximum = high <= low
     if at_maximum:
         low, high = (least if low else 0.0), most
-    return observed(replace(blank, low=low, high=high, at_maximum=at_maximum), values)
+    return {"low": low, "high": high, "at_maximum": at_maximum}
+
+
+def _finite_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
+    """Give the finite values, without a copy where all are, and the least and the greatest."""
+    finite = values.reshape(-1)
+    if not finite.size:
+        return finite, 0.0, 0.0
+    least, most = float(finite.min()), float(finite.max())
+    # Where both ends are finite, all values are.
+    if math.isfinite(least) and math.isfinite(most):
+        return finite, least, most
+    return _finite_of(finite[np.isfinite(finite)])
 
 
 def _fit_quantiles(
@@ -235,18 +264,25 @@ def _fit_quantiles(
 
 def observed(scale: Scale, values: NDArray[np.float64]) -> Scale:
     """Give the same range with the counts of the values that it is now used for."""
-    finite = np.isfinite(values)
-    amount = int(np.count_nonzero(finite))
-    outside = int(np.count_nonzero(((values < scale.low) | (values > scale.high)) & finite))
+    return replace(scale, **_count(values, _finite_of(values)[0].size, scale.low, scale.high))
+
+
+def _count(values: NDArray[np.float64], amount: int, low: float, high: float) -> dict[str, Any]:
+    """Count what is not finite, and what of the finite amount is outside a range."""
+    outside = int(np.count_nonzero(values < low) + np.count_nonzero(values > high))
     nans = plus = minus = 0
     if amount < values.size:
-        nans = int(np.count_nonzero(np.isnan(values)))
         plus = int(np.count_nonzero(values == np.inf))
-        minus = values.size - amount - nans - plus
-    clipped = outside / amount if amount else 0.0
-    return replace(
-        scale, finite=amount, clipped=clipped, nans=nans, plus_infs=plus, minus_infs=minus
-    )
+        minus = int(np.count_nonzero(values == -np.inf))
+        nans = values.size - amount - plus - minus
+    clipped = (outside - plus - minus) / amount if amount else 0.0
+    return {
+        "finite": amount,
+        "clipped": clipped,
+        "nans": nans,
+        "plus_infs": plus,
+        "minus_infs": minus,
+    }
 
 
 def fitted(
@@ -264,8 +300,10 @@ def fitted(
     return observed(scale, values)
 
 
-def positions(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
-    """Place values on 0..1, clipped at both ends; NaN stays NaN.
+def positions(
+    values: NDArray[np.float64], scale: Scale, *, top: float = 1.0
+) -> NDArray[np.float64]:
+    """Place values on 0..1, or up to another top, clipped at both ends; NaN stays NaN.
 
     >>> positions(np.array([-1.0, 0.0, 9.0]), Scale(-2, 2, diverging=True)).tolist()
     [0.25, 0.5, 1.0]
@@ -273,14 +311,14 @@ def positions(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float64]:
     if scale.low == scale.high:
         # Of a range without width only this much is known: below, on it, above.
         above = 0.5 + 0.5 * (values > scale.low) - 0.5 * (values < scale.low)
-        return np.where(np.isnan(values), np.nan, above)
+        return np.where(np.isnan(values), np.nan, above) * top
     placed = np.clip(values, scale.low, scale.high)
     # Taken relative to the larger end first, since high - low may exceed the largest float.
     size = max(abs(scale.low), abs(scale.high))
     placed = apply(scale.transform, np.divide(placed, size, out=placed))
     start, end = _transformed_ends(scale)
     placed -= start
-    placed /= end - start
+    placed *= top / (end - start)
     return placed
 
 
@@ -306,21 +344,27 @@ def _ends(
 ) -> tuple[float, float]:
     """Give the range of values that are not signed."""
     if estimator == "percentile":
-        high, start = _upper(finite, percentile), _lower(finite, 100 - percentile)
+        high = _upper(finite, percentile)
+        # Where enough values are near zero the range starts there, and needs no sorting.
+        near = np.count_nonzero(finite <= _OFFSET_FROM * high)
+        if near > finite.size * (1 - percentile / 100) + 1:
+            return 0.0, high
+        start = _lower(finite, 100 - percentile)
         return (start if start > _OFFSET_FROM * high else 0.0), high
     most = float(finite.max())
     relative = finite / most
     centre = most * float(np.median(relative) if estimator == "mad" else relative.mean())
-    reach = _reach(np.abs(finite - centre), centre, estimator, percentile)
+    reach = _reach(finite - centre, centre, estimator, percentile)
     return max(float(finite.min()), centre - reach), min(most, centre + reach)
 
 
 def _reach(
-    sizes: NDArray[np.float64], centre: float, estimator: Estimator, percentile: float
+    offsets: NDArray[np.float64], centre: float, estimator: Estimator, percentile: float
 ) -> float:
-    """Give how far a range reaches from its centre, of the distances from it."""
+    """Give how far a range reaches from its centre, of the values less the centre."""
     if estimator in ("percentile", "symmetric"):
-        return _upper(sizes, percentile)
+        return _upper(offsets, percentile, sizes=True)
+    sizes = np.abs(offsets)
     most = float(sizes.max())
     if not most:
         return 0.0
@@ -331,11 +375,11 @@ def _reach(
     return min(most * factor, np.finfo(np.float64).max - abs(centre))
 
 
-def _upper(values: NDArray[np.float64], percentile: float) -> float:
-    """Give a percentile that in a small array does not lean on a lone outlier."""
+def _upper(values: NDArray[np.float64], percentile: float, *, sizes: bool = False) -> float:
+    """Give a percentile, of `|x|` if so, that in a small array does not lean on a lone outlier."""
     if values.size < _FEW:
-        return float(values.max())
-    below, above, part = _neighbours(values, percentile)
+        return float((np.abs(values) if sizes else values).max())
+    below, above, part = _neighbours(values, percentile, sizes=sizes)
     between = below + (above - below) * part
     return between if between <= 2 * below else below
 
@@ -348,14 +392,35 @@ def _lower(values: NDArray[np.float64], percentile: float) -> float:
     return between if between >= above / 2 else above
 
 
-def _neighbours(values: NDArray[np.float64], percentile: float) -> tuple[float, float, float]:
+def _neighbours(
+    values: NDArray[np.float64], percentile: float, *, sizes: bool = False
+) -> tuple[float, float, float]:
+    """Give the values, or their sizes, below and above a percentile, and its place between them."""
     place = (values.size - 1) * percentile / 100
     rank = min(math.floor(place), values.size - 1)
     following = min(rank + 1, values.size - 1)
-    # Most values are below any high percentile, and need no sorting: a part of them tells which.
-    bound = np.sort(values[:: max(1, values.size // _SAMPLED)])[::-1][: _SAMPLED // 20].min()
-    least = values[values >= bound]
-    left_out = values.size - least.size
-    values, below = (least, left_out) if left_out <= rank else (values, 0)
-    ordered = np.partition(values, [rank - below, following - below])
-    return float(ordered[rank - below]), float(ordered[following - below]), place - rank
+    if values.size > 2 * _SAMPLED:
+        # Most values are far from a percentile near an end, which a part of them tells.
+        some = values[:: values.size // _SAMPLED]
+        some = np.sort(np.abs(some) if sizes else some)
+        low = percentile < 50
+        bound = some[_SAMPLED // 20 if low else -(_SAMPLED // 20)]
+        tail = _tail(values, bound, low=low, sizes=sizes)
+        left_out = 0 if low else values.size - tail.size
+        if left_out <= rank and following - left_out < tail.size:
+            values, sizes = tail, False
+            rank, following = rank - left_out, following - left_out
+    ordered = np.partition(np.abs(values) if sizes else values, [rank, following])
+    return float(ordered[rank]), float(ordered[following]), place % 1
+
+
+def _tail(
+    values: NDArray[np.float64], bound: float, *, low: bool, sizes: bool
+) -> NDArray[np.float64]:
+    """Give the values, or their sizes, that are at a bound or beyond it."""
+    parts = []
+    for start in range(0, values.size, _AT_ONCE):
+        part = values[start : start + _AT_ONCE]
+        part = np.abs(part) if sizes else part
+        parts.append(part[part <= bound if low else part >= bound])
+    return np.concatenate(parts)

@@ -81,7 +81,7 @@ def slices(
     zoom = max(1, max(_LEAST, target(layer.count, extent)) * step // max(extent))
     painted = [layer.paint(plane[:, ::step, ::step]) for plane in planes]
     tiles = _assembled(
-        [plane.repeat(zoom, 1).repeat(zoom, 2) for plane in painted],
+        [_paint.enlarged(plane, (zoom, zoom)) for plane in painted],
         [] if point is None else [k // step * zoom + zoom // 2 for k in point],
     )
     sheet = arrange(layer.count, tiles.shape[1:], columns=None, label_width=layer.label_width)

@@ -38,7 +38,7 @@ def line_height(size: int) -> int:
 def width(text: str, size: int) -> int:
     """Give the pixels that a text takes, rounded up."""
     text = _spaced(text, size)
-    return math.ceil(max(font(size).getlength(text), font(size).getbbox(text)[2]))
+    return math.ceil(font(size).getbbox(text)[2])
 
 
 def write(
