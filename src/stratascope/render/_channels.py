@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from stratascope.render import _colours, _paint
 from stratascope.render._cells import Sheet
-from stratascope.render._page import Key, Picture, scale_key
+from stratascope.render._page import Key, Picture, drawing, scale_key
 from stratascope.render._scale import Estimator, Scale, fit_values, fitted
 from stratascope.render._text import TINY, count, number, stamp, width, write
 from stratascope.render._transform import Transform, describe
@@ -104,19 +103,14 @@ class Channels:
             )
         return painted
 
-    def labelled(self, body: Picture, sheet: Sheet) -> Picture:
+    def label(self, body: Picture, sheet: Sheet) -> None:
         """Write the numbers over the tiles and badges on the constant ones."""
         stamp_labels(body, sheet, self.names, self.remarks)
-        badges = self.badges(sheet.tile[1])
-        if not badges:
-            return body
-        image = Image.fromarray(body)
-        draw = ImageDraw.Draw(image)
-        for place, text in badges:
+        height, wide = sheet.tile
+        for place, text in self.badges(wide):
             top, left = sheet.corner(place)
-            middle = (left + sheet.tile[1] / 2, top + sheet.tile[0] / 2)
-            write(draw, middle, text, TINY, _colours.INK, "mm")
-        return np.array(image)
+            with drawing(body[top : top + height, left : left + wide]) as (_, draw):
+                write(draw, (wide / 2, height / 2), text, TINY, _colours.INK, "mm")
 
     def badges(self, room: int) -> list[tuple[int, str]]:
         """Give the text on each constant tile, as much of it as fits."""

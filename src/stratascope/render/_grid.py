@@ -78,7 +78,8 @@ def grid(
     tiles = _paint.enlarged(layer.paint(shown), zoom)
     board = place(tiles, sheet, paper=_paint.PAPER, edge=_paint.EDGE)
     colours = _colours.diverging() if layer.diverging else _colours.sequential()
-    body = layer.labelled(_paint.coloured(board, colours), sheet)
+    body = _paint.coloured(board, colours)
+    layer.label(body, sheet)
     key = layer.key(colours, top=sheet.top, height=min(220, max(80, tile[0])))
     notes = [
         f"{count(len(numeric), 'channel')} of {shape_text(numeric.shape[1:])}",

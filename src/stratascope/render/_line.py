@@ -84,7 +84,7 @@ def line(
         "clipped peaks are orange" if layer.clips else "",
         values.note,
     ]
-    body = layer.labelled(body, sheet)
+    layer.label(body, sheet)
     return compose(body, title=title, caption=caption, notes=notes, key=key, scale=layer.whole)
 
 

@@ -1,6 +1,6 @@
 """The page around every picture: title, body, key at its right, legend and caption below."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -102,12 +102,12 @@ def compose(
     # White paper; a colour of three numbers would take eight times as long.
     page = np.full((height + _MARGIN - 3, inner + 2 * _MARGIN, 3), 255, np.uint8)
     page[top : top + len(body), _MARGIN : _MARGIN + body_width] = body
-    with _drawing(page[:top]) as (_, draw):
+    with drawing(page[:top]) as (_, draw):
         _write(draw, title_lines, _MARGIN, TITLE, _colours.INK)
     if key:
-        with _drawing(page[:, _MARGIN + body_width :]) as (image, draw):
+        with drawing(page[:, _MARGIN + body_width :]) as (image, draw):
             _draw_key(image, draw, key, _GAP, top + key.top)
-    with _drawing(page[below:]) as (image, draw):
+    with drawing(page[below:]) as (image, draw):
         y = _draw_legend(image, draw, legend_rows, 0)
         y = _write(draw, caption_lines, y, BODY, _colours.INK)
         _write(draw, note_lines, y, SMALL, _colours.SOFT_INK)
@@ -115,11 +115,11 @@ def compose(
 
 
 @contextmanager
-def _drawing(part: Picture) -> Iterator[tuple[Image.Image, ImageDraw.ImageDraw]]:
-    """Draw on a part of a page alone, since Pillow takes long to turn a whole one to and fro."""
+def drawing(part: Picture) -> Generator[tuple[Image.Image, ImageDraw.ImageDraw]]:
+    """Draw on a part of a picture alone; to turn a whole one to and fro takes Pillow long."""
     image = Image.fromarray(part)
     yield image, ImageDraw.Draw(image)
-    part[:] = image
+    part[:] = np.asarray(image)
 
 
 def placeholder(text: str) -> Picture:

@@ -71,7 +71,7 @@ def coloured(painted: Bytes, colours: Bytes) -> Bytes:
         # Pillow looks colours up in a fraction of the time that NumPy takes.
         block = Image.fromarray(np.ascontiguousarray(painted[start : start + rows]))
         block.putpalette(palette)
-        picture[start : start + rows] = block.convert("RGB")
+        picture[start : start + rows] = np.asarray(block.convert("RGB"))
     missing = painted == NAN
     if missing.any():
         picture[missing & hatch(*painted.shape)] = _colours.NAN_DARK

@@ -103,7 +103,7 @@ def slices(
     ]
     key = layer.key(colours, top=sheet.top, height=min(220, max(80, tiles.shape[1])))
     if len(numeric) > 1 or channels is not None:
-        body = layer.labelled(body, sheet)
+        layer.label(body, sheet)
     return compose(body, title=title, caption=caption, notes=notes, key=key, scale=layer.whole)
 
 
