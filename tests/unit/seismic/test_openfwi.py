@@ -227,9 +227,7 @@ def test_a_value_that_is_not_finite_is_found_when_it_is_read(fault, half, value)
 
 
 def test_files_of_another_family_are_refused(fault):
-    with pytest.raises(
-        DataError, match=r"files of CurveFault_B, got vel3_1_32.npy, .* family A"
-    ):
+    with pytest.raises(DataError, match=r"files of CurveFault_B, got vel3_1_32.npy, .* family A"):
         OpenFWI(fault, family="CurveFault_B")
 
 
