@@ -4,6 +4,15 @@ from stratascope.seismic._inversion_net import InversionBlock, InversionNet
 from stratascope.seismic._metrics import Scores, measure_ssim, score
 from stratascope.seismic._networks import ConvBlock, DeconvBlock, ReconstructionNet
 from stratascope.seismic._openfwi import FAMILIES, Family, OpenFWI
+from stratascope.seismic._train import (
+    Recipe,
+    Training,
+    evaluate,
+    hold_out,
+    take_evenly,
+    train,
+)
+from stratascope.seismic._weights import build_network, load_weights
 
 __all__ = [
     "FAMILIES",
@@ -13,8 +22,16 @@ __all__ = [
     "InversionBlock",
     "InversionNet",
     "OpenFWI",
+    "Recipe",
     "ReconstructionNet",
     "Scores",
+    "Training",
+    "build_network",
+    "evaluate",
+    "hold_out",
+    "load_weights",
     "measure_ssim",
     "score",
+    "take_evenly",
+    "train",
 ]

@@ -112,7 +112,7 @@ class InversionNet(nn.Module):
         self.deconv5_1 = _deconv(d2, d1)
         self.deconv5_2 = _conv(d1, d1)
         self.deconv6 = InversionBlock(nn.Conv2d(d1, 1, 3, padding=1), nn.Tanh())
-        self.register_load_state_dict_pre_hook(_rename_legacy)
+        self.register_load_state_dict_pre_hook(_rename_all)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode the shots, decode them, and crop the map."""
@@ -142,7 +142,15 @@ def _deconv(
     return InversionBlock(conv, nn.LeakyReLU(_SLOPE, inplace=True))
 
 
-def _rename_legacy(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Give the entries of an old checkpoint the names that the blocks have now."""
-    for name in [name for name in state if name.startswith(prefix) and _LEGACY.search(name)]:
-        state[_LEGACY.sub("layers", name)] = state.pop(name)
+def rename_legacy(name: str) -> str:
+    """Give an entry of an old checkpoint the name that it has now.
+
+    >>> rename_legacy("deconv1_1.Deconv2DwithBN.0.bias")
+    'deconv1_1.layers.0.bias'
+    """
+    return _LEGACY.sub("layers", name)
+
+
+def _rename_all(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[rename_legacy(name)] = state.pop(name)
