@@ -312,8 +312,7 @@ def main() -> None:
                 print_limit(what, rows[_OURS][what], limit)
     if options.only != "formats":
         for pace, limit in _PACES.items():
-            fewer = (round(options.samples * pace / max(_PACES)), *arguments[1:])
-            rows = document[f"extraction at {pace} GB/s"] = compare_extractions(pace, *fewer)
+            rows = document[f"extraction at {pace} GB/s"] = compare_extractions(pace, *arguments)
             columns = {"÷ forwards": ".3f", "CPU ÷ forwards": ".3f", "GB/s": ".2f"}
             print_table(f"{pace} GB/s are to be kept", rows, columns)
             print_limit("ours ÷ forwards", rows[OUR_EXTRACTION]["÷ forwards"], limit)

@@ -205,6 +205,8 @@ class BucketFolder(Folder):
 
 @final
 class _ObjectContent(Content):
+    read_at_once = _PART_BYTES
+
     def __init__(self, folder: BucketFolder, key: str) -> None:
         self._folder = folder
         self._key = key

@@ -3,8 +3,10 @@
 import functools
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from numcodecs.blosc import Blosc
+from numcodecs.blosc import decompress
 from numcodecs.zstd import Zstd
 
 from stratascope.errors import StoreError
@@ -23,10 +25,11 @@ from stratascope.store._layout import COORDINATE_CHUNK
 _CRC_BYTES = 4
 _ENTRY_BYTES = 16
 _NEVER_WRITTEN = 2**64 - 1
-_READ_AT_ONCE = 4 * 1024 * 1024
 _KEPT_INDICES = 256
+_READERS = min(4, os.cpu_count() or 1)
 
 ShardIndex = np.ndarray[Any, Any]
+Octets = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class DamageError(Exception):
@@ -51,13 +54,14 @@ class Encoding:
         shard: Shape of a shard.
         chunk: Shape of a chunk.
         dtype: Type of the values as they lie in a chunk.
-        decompress: Takes the bytes of a chunk, without its checksum.
+        decompress: Takes the bytes of a chunk, without its checksum, and the array to fill; a
+            ValueError or RuntimeError says that they do not fill it.
     """
 
     shard: tuple[int, ...]
     chunk: tuple[int, ...]
     dtype: np.dtype[Any]
-    decompress: Callable[[bytes], bytes]
+    decompress: Callable[[Octets, np.ndarray[Any, Any]], None]
 
     @classmethod
     def read(cls, folder: Folder, key: str) -> "Encoding":
@@ -74,7 +78,7 @@ class Encoding:
                 tuple(plain["chunk_grid"]["configuration"]["chunk_shape"]),
                 tuple(sharding["configuration"]["chunk_shape"]),
                 np.dtype(plain["data_type"]).newbyteorder("<"),
-                {"blosc": Blosc().decode, "zstd": Zstd().decode}[compressor["name"]],
+                {"blosc": _fill_by_blosc, "zstd": _fill_by_zstd}[compressor["name"]],
             )
         except StoreError:
             raise  # a bucket that cannot be asked is no damage
@@ -161,8 +165,28 @@ class ShardReader:
         with self._open(unit) as file:
             index = self._index(unit, file)
             pieces = [self._locate(unit, index, cuts) for cuts in wanted]
-            for piece, content in _read_pieces(file, pieces):
-                chunk = self._decode(unit, piece, content)
+            runs = _join_pieces(pieces, file.read_at_once)
+            read = functools.partial(self._read_runs, unit, file, iter(runs), values)
+            if len(runs) == 1:
+                read()
+                return
+            # Of this read alone: threads do not outlive a fork.
+            with ThreadPoolExecutor(_READERS, thread_name_prefix="stratascope-read") as readers:
+                for part in [readers.submit(read) for _ in range(min(_READERS, len(runs)))]:
+                    part.result()
+
+    def _read_runs(
+        self, unit: int, file: Content, runs: Iterator[list[_Piece]], values: np.ndarray[Any, Any]
+    ) -> None:
+        """Read runs of pieces, which threads may share, and put what is wanted where it belongs."""
+        chunk = np.empty(self.encoding.chunk, self.encoding.dtype)
+        for run in runs:
+            begin = run[0].offset
+            length = run[-1].offset + run[-1].length - begin
+            content = np.frombuffer(file.read(begin, length), np.uint8)
+            for piece in run:
+                place = piece.offset - begin
+                self._decode(unit, piece, content[place : place + piece.length], chunk)
                 into = tuple(cut.into for cut in piece.cuts)
                 values[into] = chunk[tuple(cut.inside for cut in piece.cuts)]
 
@@ -231,13 +255,14 @@ class ShardReader:
             raise self._damage(unit, "lacks a chunk", cuts[0].chunk)
         return _Piece(offset, length, cuts)
 
-    def _decode(self, unit: int, piece: _Piece, content: bytes) -> np.ndarray[Any, Any]:
-        row, encoding = piece.cuts[0].chunk, self.encoding
+    def _decode(
+        self, unit: int, piece: _Piece, content: Octets, chunk: np.ndarray[Any, Any]
+    ) -> None:
+        row = piece.cuts[0].chunk
         if len(content) != piece.length or not _is_whole(content):
             raise self._damage(unit, "is damaged: a chunk has another checksum", row)
         try:
-            plain = encoding.decompress(content[:-_CRC_BYTES])
-            return np.frombuffer(plain, encoding.dtype).reshape(encoding.chunk)
+            self.encoding.decompress(content[:-_CRC_BYTES], chunk)
         except (RuntimeError, ValueError) as error:
             problem = f"is damaged: a chunk cannot be unpacked ({error})"
             raise self._damage(unit, problem, row) from error
@@ -289,9 +314,9 @@ def sum_up(file: Content, ends: Sequence[int] = ()) -> tuple[int, int]:
     return whole, functools.reduce(google_crc32c.extend, parts, 0)
 
 
-def _is_whole(content: bytes) -> bool:
+def _is_whole(content: bytes | Octets) -> bool:
     """Tell whether bytes end with their own checksum."""
-    body, checksum = content[:-_CRC_BYTES], content[-_CRC_BYTES:]
+    body, checksum = content[:-_CRC_BYTES], bytes(content[-_CRC_BYTES:])
     # The checksum of nothing is 0, which nothing would spell.
     return len(checksum) == _CRC_BYTES and google_crc32c.value(body) == int.from_bytes(
         checksum, "little"
@@ -330,24 +355,28 @@ def _count(part: slice | np.ndarray[Any, Any]) -> int:
     return len(range(part.start, part.stop, part.step) if isinstance(part, slice) else part)
 
 
-def _read_pieces(file: Content, pieces: Iterable[_Piece]) -> Iterator[tuple[_Piece, bytes]]:
-    """Read pieces, those that lie side by side at once."""
-    run: list[_Piece] = []
+def _join_pieces(pieces: Iterable[_Piece], most: int) -> list[list[_Piece]]:
+    """Put pieces together that lie side by side, up to so many bytes."""
+    runs: list[list[_Piece]] = []
     for piece in sorted(pieces, key=lambda piece: piece.offset):
-        if run and (
-            piece.offset != run[-1].offset + run[-1].length
-            or piece.offset + piece.length - run[0].offset > _READ_AT_ONCE
+        run = runs[-1] if runs else None
+        if (
+            run is None
+            or piece.offset != run[-1].offset + run[-1].length
+            or piece.offset + piece.length - run[0].offset > most
         ):
-            yield from _read_run(file, run)
-            run.clear()
-        run.append(piece)
-    if run:
-        yield from _read_run(file, run)
+            runs.append([piece])
+        else:
+            run.append(piece)
+    return runs
 
 
-def _read_run(file: Content, run: Sequence[_Piece]) -> Iterator[tuple[_Piece, bytes]]:
-    begin = run[0].offset
-    content = file.read(begin, run[-1].offset + run[-1].length - begin)
-    for piece in run:
-        place = piece.offset - begin
-        yield piece, content[place : place + piece.length]
+def _fill_by_blosc(content: Octets, chunk: np.ndarray[Any, Any]) -> None:
+    # It would leave the rest of what it does not fill as it was.
+    if (size := int.from_bytes(content[4:8].tobytes(), "little")) != chunk.nbytes:
+        raise ValueError(f"it holds {size} bytes, not {chunk.nbytes}")
+    decompress(content, chunk)
+
+
+def _fill_by_zstd(content: Octets, chunk: np.ndarray[Any, Any]) -> None:
+    chunk[...] = np.frombuffer(Zstd().decode(content), chunk.dtype).reshape(chunk.shape)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 StepPart = tuple[int, int]
 """Which part of a step, from 0, and how many there are."""
@@ -33,13 +33,15 @@ class Content(ABC):
 
     Attributes:
         stamp: What tells this file from any other of its name, once `read_end` was called.
+        read_at_once: How many bytes to ask for at a time, of a file that is read whole.
     """
 
     stamp: Hashable
+    read_at_once: ClassVar[int]
 
     @abstractmethod
     def read(self, start: int, length: int) -> bytes:
-        """Read a piece; less where the file ends.
+        """Read a piece; less where the file ends. Several threads may call it at a time.
 
         Raises:
             ReplacedError: The file has another stamp than `is_still` was asked for.

@@ -180,6 +180,9 @@ def _pool(
         if n != axis and (block > 1 or n == array.length_axis):
             values = _add_up(values, 1 + n, block)
             inside = np.clip(end - block * np.arange(values.shape[1 + n]), 0, block)
+            if (inside == block).all():
+                values /= dtype(block)
+                continue
             shape = (-1, *(inside.shape[-1] if k == n else 1 for k in range(len(ends))))
             values /= inside.astype(dtype).reshape(shape)
     return values
