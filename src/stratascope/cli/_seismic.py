@@ -3,7 +3,13 @@
 from cyclopts import App
 
 _COMMANDS = {
-    "info": "Show what a folder of OpenFWI's data holds, and what of it is missing or broken.",
+    "info": (
+        "info:info",
+        "Show what a folder of OpenFWI's data holds, and what of it is missing or broken.",
+    ),
+    "train": ("train:train", "Train a network on the training files of a family."),
+    # A module or function of the name test would be taken for one.
+    "test": ("score:score_network", "Score a network on the test files of a family."),
 }
 
 seismic = App(
@@ -11,5 +17,5 @@ seismic = App(
     help="Train and test networks that turn seismic data into velocity maps.",
     help_format="plaintext",
 )
-for _name, _help in _COMMANDS.items():
-    seismic.command(f"stratascope.cli._seismic_{_name}:{_name}", name=_name, help=_help)
+for _name, (_target, _help) in _COMMANDS.items():
+    seismic.command(f"stratascope.cli._seismic_{_target}", name=_name, help=_help)

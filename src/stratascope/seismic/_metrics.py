@@ -97,8 +97,9 @@ def measure_ssim(first: Tensor, second: Tensor) -> Tensor:
     """Measure the structural similarity of images from 0 to 1, one value a sample.
 
     Gaussian windows of 11 x 11 with a deviation of 1.5, and zeros around the image: OpenFWI's
-    convention (pytorch-ssim). Most libraries leave out the windows that reach over the edge,
-    which gives other values; the how-to on training shows by how much.
+    convention (pytorch-ssim). scikit-image leaves out the windows that reach over the edge, and
+    torchmetrics mirrors the image beyond it, which gives other values; the how-to on training
+    shows by how much.
 
     Wang et al., Image quality assessment, IEEE Trans. Image Process. 13 (2004).
 

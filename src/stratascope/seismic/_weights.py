@@ -6,7 +6,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from stratascope.errors import DataError, first_line
 from stratascope.seismic._inversion_net import InversionNet, rename_legacy
 from stratascope.seismic._networks import ReconstructionNet
 from stratascope.sites import suggest
+
+Network = Literal["InversionNet", "ReconstructionNet"]
 
 NETWORKS = ("InversionNet", "ReconstructionNet")
 _USUAL_CHANNELS = 32
