@@ -148,6 +148,15 @@ def test_sites_are_recorded_while_it_trains(fault):
     assert open_store("run/activations.zarr").steps == (0, 1, 2)
 
 
+def test_it_is_said_where_the_metrics_go(fault, capsys, monkeypatch):
+    for installed in (True, False):
+        monkeypatch.setattr("stratascope.cli._seismic_train.has_tensorboard", lambda i=installed: i)
+        main(["seismic", "train", "CurveFault_A", "--to", str(installed), "--held-out", "0.5",
+              "--epochs", "1", *SMALL])  # fmt: skip
+        told = "metrics go to metrics.csv only: for TensorBoard, pip install tensorboard"
+        assert (told in capsys.readouterr().out) is not installed
+
+
 def test_a_published_checkpoint_is_tested(fault, capsys):
     torch.save({"model": build_network("InversionNet", 2).state_dict(), "epoch": 3}, "net.pth")
     code = main(["seismic", "test", "CurveFault_A", "--weights", "net.pth", "--base-channels", "2"])

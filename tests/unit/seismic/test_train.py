@@ -1,5 +1,4 @@
 import csv
-import importlib.util
 import math
 
 import pytest
@@ -375,7 +374,6 @@ def test_both_networks_train(tmp_path, name):
     assert ended.history[1]["loss"] < ended.history[0]["loss"]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard")
 def test_tensorboard_shows_the_table(tmp_path, data, validation):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
