@@ -195,6 +195,7 @@ def train(
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     total = run.recipe.epochs * run.batches * run.batch_size
     with contextlib.ExitStack() as stack:
+        stack.enter_context(run.saying_how_to_go_on())
         stack.enter_context(run.own_random_numbers())
         board = stack.enter_context(_open_board(run.folder, run.step))
         bar = stack.enter_context(ProgressBar("training", total, enabled=progress))
@@ -327,7 +328,7 @@ class _Run:
         self.loss = self.seconds = 0.0
         self.history: list[dict[str, float]] = []
         self._random: dict[str, Any] | None = None
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), 0
 
     @property
     def checkpoint(self) -> Path:
@@ -353,6 +354,18 @@ class _Run:
                 if cuda and self._random["cuda"] is not None:
                     torch.cuda.set_rng_state(self._random["cuda"], self.device)
             yield
+
+    @contextlib.contextmanager
+    def saying_how_to_go_on(self) -> Generator[None]:
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            if self.checkpoint.exists():
+                stop.add_note(
+                    f"{self.folder} holds the training after step {self._saved_step}: the same "
+                    "call with resume=True (--resume) continues"
+                )
+            raise
 
     def ending(self) -> Ending | None:
         if self.epoch >= self.recipe.epochs:
@@ -430,7 +443,7 @@ class _Run:
         unfinished = self.checkpoint.with_suffix(".part")
         torch.save(state, unfinished)
         os.replace(unfinished, self.checkpoint)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_step = time.monotonic(), self.step
 
     def _load(self) -> None:
         saved = read_checkpoint(self.checkpoint)
@@ -451,6 +464,7 @@ class _Run:
         self._random = saved["random"]
         for name, value in saved["progress"].items():
             setattr(self, name, value)
+        self._saved_step = self.step
 
     def _settings(self) -> dict[str, Any]:
         settings = asdict(self.recipe)

@@ -130,6 +130,19 @@ def test_a_training_goes_on_with_resume(fault, capsys):
     assert [row["step"] for row in history] == [1, 2]
 
 
+def test_a_training_begins_with_weights(fault):
+    from stratascope import open_store
+
+    recorded = ["--epochs", "1", "--sites", "deconv6", "--every", "1", *SMALL]
+    train(*recorded)
+    main(["seismic", "train", "CurveFault_A", "--to", "again", "--held-out", "0.25", *recorded,
+          "--weights", "run/last.safetensors"])  # fmt: skip
+    after = open_store("run/activations.zarr", step=1)["deconv6"][:]
+    before = open_store("again/activations.zarr", step=0)["deconv6"][:]
+
+    assert np.array_equal(before, after)
+
+
 def test_scores_of_each_sample_are_saved(fault, capsys):
     train("--epochs", "1", *SMALL)
     words = ["--weights", "run/last.safetensors", "--split", "all", "--save", "out/scores.csv"]

@@ -162,8 +162,8 @@ class Stop(Exception):
 class Fragile:
     """Samples that end the training after so many have been read."""
 
-    def __init__(self, data, reads):
-        self.data, self.left = data, reads
+    def __init__(self, data, reads, end=Stop):
+        self.data, self.left, self.end = data, reads, end
 
     def __len__(self):
         return len(self.data)
@@ -171,7 +171,7 @@ class Fragile:
     def __getitem__(self, place):
         self.left -= 1
         if self.left < 0:
-            raise Stop
+            raise self.end
         return self.data[place]
 
 
@@ -188,6 +188,15 @@ def test_a_training_killed_within_an_epoch_is_the_uninterrupted_one(
 
     assert same_state(whole, again)
     assert without_seconds(resumed) == without_seconds(at_once)
+
+
+def test_a_training_that_is_interrupted_says_from_where_it_goes_on(tmp_path, data, validation):
+    interrupted = Fragile(data, 14, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(Net(), interrupted, validation, to=tmp_path / "run", recipe=FAST)
+
+    (note,) = caught.value.__notes__
+    assert "run holds the training after step 4: the same call with resume=True" in note
 
 
 def test_two_networks_of_one_seed_are_the_same_and_of_two_are_not(tmp_path, data, validation):
