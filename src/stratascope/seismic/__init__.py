@@ -1,9 +1,10 @@
-"""Networks for seismic data, and the data of OpenFWI on which they are trained."""
+"""Networks for seismic data, the data of OpenFWI that they learn, and a simulator of such."""
 
 from stratascope.seismic._inversion_net import InversionBlock, InversionNet
 from stratascope.seismic._metrics import Scores, measure_ssim, score
 from stratascope.seismic._networks import ConvBlock, DeconvBlock, ReconstructionNet
 from stratascope.seismic._openfwi import FAMILIES, Family, OpenFWI
+from stratascope.seismic._simulate import simulate
 from stratascope.seismic._train import (
     Recipe,
     Training,
@@ -12,6 +13,8 @@ from stratascope.seismic._train import (
     take_evenly,
     train,
 )
+from stratascope.seismic._velocity import draw_velocity_map
+from stratascope.seismic._waves import simulate_shots
 from stratascope.seismic._weights import build_network, load_weights
 
 __all__ = [
@@ -27,11 +30,14 @@ __all__ = [
     "Scores",
     "Training",
     "build_network",
+    "draw_velocity_map",
     "evaluate",
     "hold_out",
     "load_weights",
     "measure_ssim",
     "score",
+    "simulate",
+    "simulate_shots",
     "take_evenly",
     "train",
 ]
