@@ -29,7 +29,7 @@ fix: $(VENV)/.dev  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev  ## print the ratios: capture, extract, memory, statistics, profile, compare, pictures
+bench: $(VENV)/.dev  ## print the ratios: capture, extract, memory, statistics, profile, compare, pictures, simulation
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/memory.py
@@ -37,6 +37,7 @@ bench: $(VENV)/.dev  ## print the ratios: capture, extract, memory, statistics, 
 	$(BIN)/python benchmarks/profiling.py
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/render.py
+	$(BIN)/python benchmarks/simulate.py
 
 docs: $(VENV)/.dev  ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -10,6 +10,10 @@ _COMMANDS = {
     "train": ("train:train", "Train a network on the training files of a family."),
     # A module or function of the name test would be taken for one.
     "test": ("score:score_network", "Score a network on the test files of a family."),
+    "simulate": (
+        "simulate:simulate",
+        "Simulate seismic data and velocity maps like those of CurveFault-A.",
+    ),
 }
 
 seismic = App(
