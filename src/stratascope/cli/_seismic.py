@@ -14,6 +14,10 @@ _COMMANDS = {
         "simulate:simulate",
         "Simulate seismic data and velocity maps like those of CurveFault-A.",
     ),
+    "benchmark": (
+        "benchmark:benchmark",
+        "Train InversionNet and ReconstructionNet alike, and report how they do.",
+    ),
 }
 
 seismic = App(

@@ -1,5 +1,6 @@
 """Networks for seismic data, the data of OpenFWI that they learn, and a simulator of such."""
 
+from stratascope.seismic._benchmark import Benchmark, BenchmarkRun, Interval, benchmark
 from stratascope.seismic._inversion_net import InversionBlock, InversionNet
 from stratascope.seismic._metrics import Scores, measure_ssim, score
 from stratascope.seismic._networks import ConvBlock, DeconvBlock, ReconstructionNet
@@ -19,9 +20,12 @@ from stratascope.seismic._weights import build_network, load_weights
 
 __all__ = [
     "FAMILIES",
+    "Benchmark",
+    "BenchmarkRun",
     "ConvBlock",
     "DeconvBlock",
     "Family",
+    "Interval",
     "InversionBlock",
     "InversionNet",
     "OpenFWI",
@@ -29,6 +33,7 @@ __all__ = [
     "ReconstructionNet",
     "Scores",
     "Training",
+    "benchmark",
     "build_network",
     "draw_velocity_map",
     "evaluate",
