@@ -23,7 +23,6 @@ from stratascope.store import open_store
 _FIGURES = {"diff": "largest", "relative": "relative", "cosine": "cosine"}
 _COLUMNS = ("relative", "cosine", "largest", "identical")
 _CONDITION = re.compile(r"\s*(diff|relative|cosine|similarity)\s*([<>])\s*(\S+)\s*")
-_NAMED = 24
 
 
 def compare(
@@ -175,15 +174,12 @@ def _draw(found: Comparison, to: Path) -> None:
         found.matrix,
         scale=scale,
         title=f"{found.method} of {len(found.samples):,} samples",
-        caption=f"rows, from the top, {found.a}: {_name_sites(found.sites_a)}\n"
-        f"columns, from the left, {found.b or found.a}: {_name_sites(found.sites_b)}",
+        axes=(
+            pictures.Axis(found.a, labels=found.sites_a),
+            pictures.Axis(found.b or found.a, labels=found.sites_b),
+        ),
     )
     pictures.save(picture, to, a=found.a, b=found.b, method=found.method)
-
-
-def _name_sites(sites: tuple[str, ...]) -> str:
-    left_out = len(sites) - _NAMED
-    return ", ".join(sites[:_NAMED]) + (f" and {left_out} more" if left_out > 0 else "")
 
 
 _WRITERS = {".csv": _write_csv, ".parquet": _write_parquet, ".png": _draw}

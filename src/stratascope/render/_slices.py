@@ -6,8 +6,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stratascope.render import _paint
+from stratascope.render import _colours, _paint
 from stratascope.render._arrays import as_values
+from stratascope.render._axes import Axis, Ruler, as_axis, ruled
 from stratascope.render._cells import arrange, place
 from stratascope.render._channels import channel_numbers, prepare
 from stratascope.render._grid import target
@@ -31,6 +32,7 @@ def slices(
     estimator: Estimator = "percentile",
     transform: Transform = "linear",
     channels: Sequence[int] | None = None,
+    axes: Sequence[Axis | str] | None = None,
     title: str | None = None,
     caption: str | None = None,
 ) -> Picture:
@@ -49,6 +51,7 @@ def slices(
         estimator: What sets a fitted range; see `fit_scale`.
         transform: How values spread over a fitted range; see `Scale`.
         channels: The true numbers of the channels, where the array is a subset of them.
+        axes: What depth, rows and columns are: three names, or `Axis` with their units.
         title: A line above the planes.
         caption: Text below the planes, before what the picture says of itself.
 
@@ -57,8 +60,9 @@ def slices(
 
     Raises:
         ValueError: The array has neither three nor four dimensions, or the point is outside, or
-            `channels` has not the length of the array.
-        TypeError: The array does not hold numbers, or `scale` is not a Scale.
+            `channels` has not the length of the array, or there are not three axes.
+        TypeError: The array does not hold numbers, or `scale` is not a Scale, or an axis neither
+            an Axis nor a name.
 
     >>> slices(np.arange(24.0).reshape(2, 3, 4), at=(1, 2, 0)).ndim
     3
@@ -69,6 +73,7 @@ def slices(
         remedy = "pick a sample: array[0]" if numeric.ndim == 5 else "use render.map for one map"
         raise ValueError(f"the array must have shape (C, D, H, W), got {numeric.shape}; {remedy}")
     names = channel_numbers(channels, len(numeric))
+    given = _checked(axes)
     if not numeric.size:
         body = placeholder(f"empty: {shape_text(numeric.shape)}")
         return compose(body, title=title, caption=caption, notes=[values.note])
@@ -84,10 +89,17 @@ def slices(
         [_paint.enlarged(plane, (zoom, zoom)) for plane in painted],
         [] if point is None else [k // step * zoom + zoom // 2 for k in point],
     )
-    sheet = arrange(layer.count, tiles.shape[1:], columns=None, label_width=layer.label_width)
     colours = _paint.table(layer.whole)
-    board = place(tiles, sheet, paper=_paint.PAPER, edge=_paint.PAPER)
-    body = _paint.coloured(board, colours)
+    high = tiles.shape[1]
+    top, bodies = 0, [_paint.coloured(tile, colours) for tile in tiles]
+    if given is not None:
+        shown = (painted[1].shape[2], *painted[0].shape[1:])
+        rulers = _rulers([axis.every(step) for axis in given], shown, zoom)
+        ruled_bodies = [ruled(body, *rulers) for body in bodies]
+        top, bodies = ruled_bodies[0][1], [body for body, _ in ruled_bodies]
+    tile = bodies[0].shape[:2]
+    sheet = arrange(layer.count, tile, columns=None, label_width=layer.label_width)
+    body = place(np.stack(bodies), sheet, paper=_colours.PAPER, edge=_colours.PAPER)
     through = (
         "the value of largest magnitude along each axis"
         if point is None
@@ -101,10 +113,37 @@ def slices(
         *_paint.pixel_notes((1, 1), (step, step)),
         values.note,
     ]
-    key = layer.key(colours, top=sheet.top, height=min(220, max(80, tiles.shape[1])))
+    key = layer.key(colours, top=sheet.top + top, height=min(220, max(80, high)))
     if len(numeric) > 1 or channels is not None:
         layer.label(body, sheet)
     return compose(body, title=title, caption=caption, notes=notes, key=key, scale=layer.whole)
+
+
+def _checked(axes: Any) -> list[Axis] | None:
+    if axes is None:
+        return None
+    if isinstance(axes, str | Axis) or len(axes) != 3:
+        raise ValueError(
+            f"axes must be three, of depth, rows and columns, as ('depth', 'row', 'column'), got "
+            f"{axes!r}"
+        )
+    return [as_axis(axis) for axis in axes]
+
+
+def _rulers(
+    axes: Sequence[Axis], shape: tuple[int, ...], zoom: int
+) -> tuple[list[Ruler], list[Ruler]]:
+    """Give what runs down and across: rows, then depth; columns, then depth."""
+    depth, rows, columns = zip(axes, shape, strict=True)
+
+    def one_side(axis: Axis, places: int) -> list[Ruler]:
+        first = places * zoom
+        return [
+            Ruler(axis, places, 0, first),
+            Ruler(*depth, first + _GAP, depth[1] * zoom),
+        ]
+
+    return one_side(*rows), one_side(*columns)
 
 
 def _point(shape: tuple[int, ...], at: Any) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from stratascope.render import _colours
 from stratascope.render._arrays import as_values
-from stratascope.render._axes import Axes, Axis, as_axis, framed
+from stratascope.render._axes import Axes, as_axis, framed
 from stratascope.render._curves import PEN, coverage, envelope, interpolated, spans
 from stratascope.render._map import Page, edged
 from stratascope.render._page import Picture, compose, placeholder, shape_text
@@ -101,9 +101,8 @@ def wiggles(
     apart = max(_NARROWEST, min(_WIDEST, _WIDTH // len(shown)))
     body, margin = _body(shown, scale, apart, excursion)
     down, across = map(as_axis, page.axes or ("", ""))
-    across = Axis(across.name, across.step * every, across.start, across.unit)
     places = (values.shape[1], len(shown))
-    framed_body, _ = framed(edged(body), (down, across), places, margin=margin)
+    framed_body, _ = framed(edged(body), (down, across.every(every)), places, margin=margin)
     apart_text = "1 distance" if excursion == 1 else f"{number(excursion)} distances"
     notes = [
         *first,

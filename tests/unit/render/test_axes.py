@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from stratascope import render
 from stratascope.render import Axis
-from stratascope.render._axes import framed, ticks
+from stratascope.render._axes import Ruler, framed, ruled, ticks
 
 steps = st.floats(1e-9, 1e9)
 
@@ -67,3 +67,53 @@ def test_an_axis_is_an_axis_or_a_name():
 
 def test_a_name_that_the_font_lacks_is_drawn_by_its_nearest_sign():
     assert render.map([[0.0, 1.0]], axes=("µ → τ", Axis("ω", unit="rad/s"))).ndim == 3
+
+
+def test_labels_stand_in_the_middle_of_their_places():
+    axis = Axis("layer", labels=["in", "enc", "dec"])
+    assert ticks(axis, 3, 90, 40) == [(15, "in"), (45, "enc"), (75, "dec")]
+
+
+def test_of_labels_without_room_one_in_so_many_is_kept():
+    axis = Axis("layer", labels=[f"conv{k}" for k in range(100)])
+    marks = ticks(axis, 100, 280, 40)
+    assert [text for _, text in marks[:3]] == ["conv0", "conv5", "conv10"]
+    assert (np.diff([row for row, _ in marks]) >= 14).all()
+
+
+def test_of_a_long_label_the_middle_is_left_out():
+    name = "features.denseblock3.denselayer17.conv2"
+    ((_, text),) = ticks(Axis(labels=[name]), 1, 100, 40)
+    assert len(text) == 32
+    assert text == "features.d…k3.denselayer17.conv2"
+
+
+def test_an_axis_has_as_many_labels_as_places():
+    with pytest.raises(ValueError, match="one for each of the 3 places, got 2"):
+        render.map(np.eye(3), axes=(Axis("a", labels=["x", "y"]), "b"))
+
+
+def test_labels_across_stand_upright_where_they_have_no_room():
+    body = np.zeros((60, 120, 3), np.uint8)
+    side = [Ruler(Axis(), 1, 0, 60)]
+    pages = [
+        ruled(body, side, [Ruler(Axis(labels=labels), 3, 0, 120)])[0]
+        for labels in (["in", "up", "on"], ["encoder", "decoder", "head"])
+    ]
+    lying, standing = (page[60:].min(2) < 128 for page in pages)
+    assert standing.any(1).sum() > 2 * lying.any(1).sum()
+    assert len(pages[1]) > len(pages[0])
+
+
+def test_two_rulers_of_a_side_follow_each_other():
+    body = np.zeros((100, 50, 3), np.uint8)
+    down = [Ruler(Axis("row"), 10, 0, 40), Ruler(Axis("depth", 5.0, unit="m"), 10, 60, 40)]
+    page, top = ruled(body, down, [Ruler(Axis("x"), 5, 0, 50)])
+    left = int(np.flatnonzero((page == 0).all(-1).any(0))[0])
+    rows = np.flatnonzero((page[:, left - 1] != 255).any(-1)) - top
+    assert [row for row in rows if 0 <= row < 100] == [2, 62]
+
+
+def test_one_in_so_many_places_keeps_values_and_labels():
+    axis = Axis("trace", 25.0, 100.0, "m", labels="abcde").every(2)
+    assert axis == Axis("trace", 50.0, 100.0, "m", labels=("a", "c", "e"))

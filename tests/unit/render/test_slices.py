@@ -119,3 +119,24 @@ def test_the_point_must_be_inside(at):
 def test_another_rank_is_an_error_with_a_remedy(shape, remedy):
     with pytest.raises(ValueError, match=rf"must have shape \(C, D, H, W\), got .*; {remedy}"):
         render.slices(np.zeros(shape))
+
+
+def test_axes_stand_beside_each_of_the_planes(rng, monkeypatch):
+    given = []
+    ruled = _slices.ruled
+    monkeypatch.setattr(_slices, "ruled", lambda *words: given.append(words[1:]) or ruled(*words))
+    axes = ("depth", render.Axis("inline", 12.5, unit="m"), "crossline")
+    picture = render.slices(rng.normal(size=(2, 4, 5, 6)), axes=axes)
+    assert picture.shape > render.slices(rng.normal(size=(2, 4, 5, 6))).shape
+    assert len(given) == 2
+    down, across = given[0]
+    assert [(ruler.axis.name, ruler.places) for ruler in down] == [("inline", 5), ("depth", 4)]
+    assert [(ruler.axis.name, ruler.places) for ruler in across] == [("crossline", 6), ("depth", 4)]
+    zoom = down[0].pixels // 5
+    assert [ruler.start for ruler in down] == [0, 5 * zoom + _slices._GAP]
+
+
+@pytest.mark.parametrize("axes", [("depth", "row"), "depth"])
+def test_axes_of_a_volume_are_three(axes):
+    with pytest.raises(ValueError, match="axes must be three, of depth, rows and columns"):
+        render.slices(np.zeros((2, 3, 4)), axes=axes)
