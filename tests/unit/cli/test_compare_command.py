@@ -144,9 +144,9 @@ def test_the_matrix_is_drawn(capsys):
     assert out.rstrip().endswith("map.png")
     assert ss.render.read_provenance("map.png")["method"] == "minibatch_cka"
     found = ss.compare("a.zarr", "b.zarr")
-    names = ss.render.Axis("a.zarr", labels=found.sites_a)
-    others = ss.render.Axis("b.zarr", labels=found.sites_b)
-    words = {"scale": ss.render.Scale(0, 1), "title": f"minibatch_cka of {len(found.samples)} samples"}
+    names = ss.render.Axis("a.zarr step 0", labels=found.sites_a)
+    others = ss.render.Axis("b.zarr step 0", labels=found.sites_b)
+    words = {"scale": ss.render.Scale(0, 1), "title": "minibatch_cka of 40 samples"}
     with Image.open("map.png") as image:
         expected = ss.render.map(found.matrix, axes=(names, others), **words)
         assert np.array_equal(np.asarray(image), expected)
