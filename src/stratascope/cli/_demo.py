@@ -22,7 +22,7 @@ from stratascope.cli._demo_data import (
 )
 from stratascope.cli._demo_models import FiveConvs, TrainingResult, train
 from stratascope.cli._output import FractionBar, name_program, name_size, print_line
-from stratascope.cli._render import draw_sample, list_arrays
+from stratascope.cli._views import draw_sample, list_arrays
 from stratascope.errors import StoreError, StratascopeError, UsageError
 from stratascope.pipeline._extract import extract
 from stratascope.seismic import ConvBlock, DeconvBlock, ReconstructionNet

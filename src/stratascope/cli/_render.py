@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from cyclopts import Group, Parameter
 
-from stratascope import render as pictures
 from stratascope.cli._output import print_json, print_line
 from stratascope.cli._sheets import Look, draw_colours, draw_sheet
-from stratascope.errors import DataError, UsageError
-from stratascope.store import Store, StoredArray, name_file, open_store
+from stratascope.cli._views import Kind, draw_sample, find_problem, list_arrays, parse_view
+from stratascope.errors import UsageError
+from stratascope.store import Store, StoredArray, open_store
 
 Scope = Literal["layer", "channel"]
+Estimator = Literal["percentile", "symmetric", "range", "mad", "sigma"]
+Transform = Literal["linear", "sqrt", "asinh", "log"]
+Style = Literal["grey", "red-blue", "wiggle"]
 
+_VIEW = Group.create_ordered("One picture of each site, on a range")
 _COLOUR = Group.create_ordered("All channels in colour")
 _BESIDE = Group.create_ordered("Several beside each other")
 
@@ -27,8 +30,18 @@ def render(
     sample: int = 0,
     channel: int | None = None,
     step: int | None = None,
-    scope: Scope = "layer",
-    percentile: float | None = None,
+    view: Annotated[Kind | None, Parameter(group=_VIEW)] = None,
+    scope: Annotated[Scope | None, Parameter(group=_VIEW)] = None,
+    percentile: Annotated[float | None, Parameter(group=_VIEW)] = None,
+    estimator: Annotated[Estimator | None, Parameter(group=_VIEW)] = None,
+    transform: Annotated[Transform | None, Parameter(group=_VIEW)] = None,
+    axes: Annotated[str | None, Parameter(group=_VIEW)] = None,
+    at: Annotated[str | None, Parameter(group=_VIEW)] = None,
+    shape: Annotated[str | None, Parameter(group=_VIEW)] = None,
+    style: Annotated[Style | None, Parameter(group=_VIEW)] = None,
+    gain: Annotated[float | None, Parameter(group=_VIEW)] = None,
+    agc: Annotated[float | None, Parameter(group=_VIEW)] = None,
+    flip: Annotated[bool, Parameter(group=_VIEW, negative="")] = False,
     method: Annotated[str | None, Parameter(group=_COLOUR)] = None,
     basis: Annotated[str | None, Parameter(group=_COLOUR)] = None,
     strip: Annotated[bool, Parameter(group=_BESIDE, negative="")] = False,
@@ -46,9 +59,23 @@ def render(
         sample: Which sample, by its place in the store.
         channel: Draw only this channel, larger; counted from 0.
         step: Which step; without it the last.
-        scope: One colour range for the whole layer, or one for each channel.
-        percentile: Which part of the values the range covers; without it 99.5 for maps and 100 for
-            curves.
+        view: The kind of picture; an overlay is on the input. Without it the axes of the values
+            choose.
+        scope: One range for the whole layer, or one for each channel; without it the layer.
+        percentile: Which part of the values the range covers; without it 99.5 for maps, 100 for
+            curves, 99 for wiggles and 98 for gathers.
+        estimator: What sets the range: the percentile, also about zero (symmetric), all values, or
+            three deviations.
+        transform: How values spread over it.
+        axes: What runs down and across, with its sampling: 'time:0.004:s,offset:25:m'; of a volume
+            depth first, of a spectrogram time alone.
+        at: The point where the slices of a volume meet, such as '3,10,20', or 'projection'; the
+            position to frame in an overlay, such as '10,20'.
+        shape: How many tokens stand below and beside each other, such as '14x14'.
+        style: How a gather is drawn; without it in grey.
+        gain: The power of time that a gather is multiplied by.
+        agc: The window of a gather's automatic gain control, in the unit of time.
+        flip: A gather with its polarity reversed.
         method: Draw all channels as one picture, by this method, such as pca-oklab, kmeans or
             energy.
         basis: The recipe for the colours: 'fit', which fits one to all samples, saves it in the
@@ -64,12 +91,26 @@ def render(
     opened = open_store(store, step=step)
     if not -opened.samples <= sample < opened.samples:
         raise UsageError(f"--sample must be 0 to {opened.samples - 1}, got {sample}")
+    words = {
+        "scope": scope,
+        "percentile": percentile,
+        "estimator": estimator,
+        "transform": transform,
+        "axes": axes,
+        "at": at,
+        "shape": shape,
+        "style": style,
+        "gain": gain,
+        "agc": agc,
+        "flip": flip or None,
+    }
+    words = {name: value for name, value in words.items() if value is not None}
     kinds = [name for name, given in (("strip", strip), ("steps", steps), ("diff", diff)) if given]
     if kinds or method or basis:
-        if scope != "layer" or percentile is not None:
+        if view or words:
             raise UsageError(
-                "--scope and --percentile go with one picture of each site on a range: leave them "
-                "out, or --method, --basis, --strip, --steps and --diff"
+                f"--{'view' if view else next(iter(words))} goes with one picture of each site on "
+                "a range: leave it out, or --method, --basis, --strip, --steps and --diff"
             )
         look = Look(opened, sample % opened.samples, channel, method, basis)
         found = _match(opened, site)
@@ -80,14 +121,14 @@ def render(
             drawn = draw_colours(look, _place(found, to), chosen=site is not None)
         _tell(drawn, json=json)
         return
+    drawing = parse_view(view, words)
     written: list[Path] = []
     for path, (name, array) in _place(_match(opened, site), to).items():
-        if site is None and (problem := _find_problem(array, channel)) is not None:
+        if site is None and (problem := find_problem(array, channel, drawing)) is not None:
             warnings.warn(f"'{name}' is not drawn: {problem}", stacklevel=2)
             continue
-        look = {"channel": channel, "scope": scope, "percentile": percentile}
-        place = sample % opened.samples
-        written.append(draw_sample(opened, name, array, sample=place, to=path, **look))
+        how: dict[str, Any] = {"channel": channel, "view": drawing, "to": path}
+        written.append(draw_sample(opened, name, array, sample=sample % opened.samples, **how))
     _tell([(str(path), []) for path in written], json=json)
 
 
@@ -125,109 +166,3 @@ def _place(
     if to.suffix and not to.is_dir():
         raise UsageError(f"--to must be a .png file or a folder, got {to}")
     return {to / f"{name}.png": found for name, found in arrays.items()}
-
-
-def list_arrays(store: Store) -> dict[str, tuple[str, StoredArray]]:
-    """List every array of a store under a name for its picture, with its site."""
-    found: dict[str, tuple[str, StoredArray]] = {}
-    for site, value in store.items():
-        parts = value if isinstance(value, dict) else {"": value}
-        found.update({name_file(site, place): (site, part) for place, part in parts.items()})
-    return found
-
-
-def draw_sample(
-    store: Store,
-    site: str,
-    array: StoredArray,
-    *,
-    sample: int,
-    channel: int | None = None,
-    scope: Scope = "layer",
-    percentile: float | None = None,
-    to: Path,
-) -> Path:
-    """Draw what one site made of one sample, and say in the file where it came from.
-
-    Raises:
-        DataError: Samples of this shape have no picture.
-    """
-    values = array[sample]
-    item = int(store.sample_index[sample])
-    # In a shuffled run the place in the store is not the place in the data set.
-    title = f"{site} · sample {sample}" + (f" (item {item} of the data)" if item != sample else "")
-    if channel is not None:
-        values, title = _pick_channel(values, channel, site), f"{title} · channel {channel}"
-    picture, scale = _draw(
-        values,
-        array.dims[1:],
-        channel,
-        scope=scope,
-        percentile=percentile,
-        title=title,
-        caption=f"{store.path} · step {store.step}",
-    )
-    provenance = {
-        "store": str(store.path),
-        "step": store.step,
-        "site": site,
-        "sample": sample,
-        "item": item,
-        "channel": "all" if channel is None else channel,
-        "scope": scope,
-        "scale": scale,
-        "shape": list(values.shape),
-        "dtype": str(array.source_dtype),
-    }
-    return pictures.save(picture, to, **provenance)
-
-
-def _draw(
-    values: np.ndarray[Any, Any],
-    dims: tuple[str, ...],
-    channel: int | None,
-    *,
-    scope: Scope,
-    percentile: float | None,
-    title: str,
-    caption: str,
-) -> tuple[np.ndarray[Any, Any], pictures.Scale]:
-    """Choose the kind of picture by what the axes are."""
-    curves = values.ndim == 1 or (values.ndim == 2 and channel is None and dims[0] == "channel")
-    share = percentile or (100.0 if curves else 99.5)
-    scale = pictures.fit_scale(values, percentile=share)
-    look: dict[str, Any] = {"percentile": share, "title": title, "caption": caption}
-    if curves:
-        numbers = None if channel is None else [channel]
-        picture = pictures.line(np.atleast_2d(values), scope=scope, channels=numbers, **look)
-    elif values.ndim == 2:
-        picture = pictures.map(values, **look)
-    elif values.ndim == 3:
-        picture = pictures.grid(values, scope=scope, **look)
-    else:
-        raise DataError(_describe_no_picture(values.ndim))
-    return picture, scale
-
-
-def _find_problem(array: StoredArray, channel: int | None) -> str | None:
-    """Say why a site has no picture, or None."""
-    axes = array.ndim - 1 - (channel is not None)
-    if not 1 <= axes <= 3:
-        return _describe_no_picture(axes)
-    if channel is not None and channel >= array.shape[1]:
-        return f"it has {array.shape[1]} channels"
-    return None
-
-
-def _describe_no_picture(axes: int) -> str:
-    remedy = ": choose a channel with --channel" if axes > 3 else ""
-    return f"what is drawn must have 1 to 3 axes, got {axes}{remedy}"
-
-
-def _pick_channel(values: np.ndarray[Any, Any], channel: int, site: str) -> np.ndarray[Any, Any]:
-    count = values.shape[0] if values.ndim > 1 else 0
-    if count == 0:
-        raise UsageError(f"--channel needs channels, and '{site}' has shape {values.shape}")
-    if not 0 <= channel < count:
-        raise UsageError(f"--channel must be 0 to {count - 1} at '{site}', got {channel}")
-    return values[channel]
