@@ -15,7 +15,8 @@ from stratascope.render._cells import arrange, place
 from stratascope.render._channels import stamp_labels
 from stratascope.render._fit import FitOptions, fit_basis
 from stratascope.render._map import badged, edged
-from stratascope.render._page import Picture, compose, placeholder, shape_text, swatch, swatches
+from stratascope.render._page import Picture, compose, placeholder, shape_text, swatches
+from stratascope.render._panels import basis_legend
 from stratascope.render._placement import GREY
 from stratascope.render._text import TINY, count, width
 
@@ -98,7 +99,7 @@ def rgb(
         title=title,
         caption=caption,
         notes=[*notes, *remarks],
-        legend=[*_marks(coloured), *_legend(basis)],
+        legend=[*_marks(coloured), *basis_legend(basis)],
     )
 
 
@@ -147,10 +148,3 @@ def _body(coloured: Coloured, shape: tuple[int, ...]) -> tuple[Picture, list[str
 def _marks(coloured: Coloured) -> Sequence[tuple[str, Picture]]:
     amounts = [int(np.count_nonzero(coloured.kinds == kind)) for kind in (NAN, PLUS, MINUS)]
     return swatches(amounts, "position")
-
-
-def _legend(basis: ColorBasis) -> list[tuple[str, Picture]]:
-    return [
-        (name, swatch(np.rint(np.clip(colour, 0, 1) * np.array(255)).astype(np.uint8)))
-        for name, colour in basis.about["legend"]
-    ]

@@ -75,26 +75,27 @@ def fit_argmax(rows: Floats, settings: Settings) -> Fitted:
     plane = leading(part.T @ part / len(rows), amount, 2)
     angle = np.arctan2(plane[:, -1], plane[:, 0])
     chosen = chosen[np.argsort(np.round(angle, 9), kind="stable")]
-    strongest = np.abs(rows[:, chosen]).max(1)
-    high = np.quantile(strongest, _ENERGY) or strongest.max()
+    sizes = np.abs(rows[:, chosen])
+    # Each by its own end, or the channel with the largest numbers would win everywhere.
+    high = np.quantile(sizes, _ENERGY, axis=0)
+    high = np.where(high > 0, high, sizes.max(0))
     legend = hue_legend([f"channel {c}" for c in chosen])
-    notes = ["lightness: strength · chroma: lead over the second"]
-    return Fitted({"channels": chosen, "high": np.array(high)}, notes, legend=legend)
+    notes = ["hue: the channel nearest to its own p99.5 · lightness: how near · chroma: its lead"]
+    return Fitted({"channels": chosen, "high": high}, notes, legend=legend)
 
 
 def argmax_lab(parameters: Parameters, columns: Floats) -> Floats:
     """Map columns to OKLab."""
+    high = parameters["high"].reshape(-1, 1)
     sizes = np.abs(columns[parameters["channels"]])
+    sizes = np.divide(sizes, high, where=high > 0, out=np.zeros_like(sizes))
     order = np.sort(sizes, axis=0)
     first = order[-1]
     second = order[-2] if len(order) > 1 else np.zeros_like(first)
     lead = np.divide(first - second, first, where=first > 0, out=np.zeros_like(first))
     # The root, since leads are small where many channels answer.
-    lead = np.sqrt(lead)
-    high = float(parameters["high"])
-    strength = (first / high).clip(0, 1) if high > 0 else np.zeros_like(first)
-    hues = fixed_hues(len(sizes))[sizes.argmax(0)]
-    return np.stack([_DARK + (_LIGHT - _DARK) * strength, *(hues * (lead * strength)[:, None]).T])
+    hues = fixed_hues(len(sizes))[sizes.argmax(0)] * np.sqrt(lead)[:, None]
+    return np.stack([_DARK + (_LIGHT - _DARK) * first.clip(0, 1), *hues.T])
 
 
 def hue_legend(names: Sequence[str]) -> list[tuple[str, Floats]]:

@@ -167,6 +167,15 @@ def test_the_hue_is_the_strongest_channel():
     ]
 
 
+def test_a_channel_of_larger_numbers_does_not_win_everywhere():
+    rows = np.random.default_rng(0).normal(size=(400, 4))
+    larger = rows * [1, 64, 1, 1 / 64]
+    even, uneven = (
+        render.fit_basis(given, method="argmax-hue").paint(given) for given in (rows, larger)
+    )
+    assert np.array_equal(even, uneven)
+
+
 def test_channels_that_answer_alike_have_neighbouring_hues():
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(2, 900))
