@@ -278,6 +278,21 @@ def test_umap_is_interpolated_between_its_landmarks(monkeypatch):
     assert basis.fidelity.shepard > 0.95
 
 
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
+def test_umap_itself_parts_what_is_apart_and_does_so_again():
+    pytest.importorskip(
+        "umap"
+    )  # of 210 MB, and compiled for half a minute: not in the tests' group
+    rows, label = blobs()
+    basis = render.fit_basis(rows, method="umap", seed=3)
+    assert basis.id == render.fit_basis(rows, method="umap", seed=3).id
+    colours = srgb_to_oklab(basis.paint(rows) / 255)
+    centres = np.stack([colours[label == k].mean(0) for k in range(3)])
+    within = max(np.linalg.norm(colours[label == k] - centres[k], axis=1).mean() for k in range(3))
+    between = min(np.linalg.norm(centres[j] - centres[k]) for j, k in ((0, 1), (0, 2), (1, 2)))
+    assert between > 4 * within
+
+
 @pytest.mark.parametrize(
     ("method", "package", "extra"),
     [("nmf", "sklearn", "colour"), ("umap", "umap", "umap")],
