@@ -9,6 +9,7 @@ import numpy as np
 
 from stratascope import render as pictures
 from stratascope.errors import DataError, UsageError
+from stratascope.render._channels import fit_layer
 from stratascope.store import Store, StoredArray, name_file, read_channels
 
 Kind = Literal[
@@ -127,7 +128,8 @@ def draw_sample(
     if kind in _SCALED and look.get("scope") != "channel":
         ways = {name: look.pop(name) for name in _RANGE if name in look}
         ways = {"percentile": 100.0 if kind == "line" else 99.5, **ways}
-        look["scale"] = told["scale"] = pictures.fit_scale(values, **ways)
+        channels = values[None] if kind in ("map", "slices") and values.ndim < 4 else values
+        look["scale"] = told["scale"] = fit_layer(channels.astype(np.float64), **ways)
     if kind == "spectrogram" and "axes" in look:
         (look["axis"],) = look.pop("axes")
     if kind == "overlay":

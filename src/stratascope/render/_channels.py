@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stratascope.render import _colours, _paint
 from stratascope.render._cells import Sheet
 from stratascope.render._page import Key, Picture, drawing, scale_key
-from stratascope.render._scale import Estimator, Scale, fit_values, fitted
+from stratascope.render._scale import Estimator, Scale, fit_values, fitted, observed
 from stratascope.render._text import TINY, count, number, stamp, width, write
 from stratascope.render._transform import Transform, describe
 
@@ -154,20 +154,47 @@ def prepare(
     left_out = max(0, len(values) - _MOST_CHANNELS)
     values, names = values[:_MOST_CHANNELS], names[:_MOST_CHANNELS]
     how = (percentile, estimator, transform)
-    whole = fitted(values, scale, *how)
+    dead = constants(values)
+    whole = fit_layer(values, *how) if scale is None else fitted(values, scale, *how)
     scales = [whole] if scope == "layer" else own_scales(values, *how)
-    # A channel of one value, as after global pooling, is no dead channel.
-    dead = np.zeros(len(values), bool) if values[0].size == 1 else constants(values)
     return Channels(values, names, scope, whole, scales, dead, left_out, badged)
+
+
+def fit_layer(
+    values: NDArray[np.float64],
+    percentile: float,
+    estimator: Estimator = "percentile",
+    transform: Transform = "linear",
+) -> Scale:
+    """Fit one scale to the channels `(C, ...)` of a layer.
+
+    Maps that are constant are painted grey and have no say in it; curves are drawn as they are.
+    """
+    how = (percentile, estimator, transform)
+    dead = constants(values)
+    if values.ndim < 3 or not dead.any() or dead.all():
+        return fit_values(values, *how)
+    scale, seen = fit_values(values[~dead], *how), values[dead]
+    bad = observed(scale, seen)
+    return replace(
+        scale,
+        nans=scale.nans + bad.nans,
+        plus_infs=scale.plus_infs + bad.plus_infs,
+        minus_infs=scale.minus_infs + bad.minus_infs,
+    )
 
 
 def constants(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Tell for each channel of `(C, ...)` whether all its finite values are equal.
 
+    A channel of one value, as after global pooling, is no constant channel.
+
     >>> constants(np.array([[1.0, 1.0], [1.0, 2.0], [np.nan, 5.0]])).tolist()
     [True, False, True]
     """
     flat = values.reshape(len(values), -1)
+    if flat.shape[1] == 1:
+        return np.zeros(len(flat), bool)
     # Few channels look constant at a handful of places, and only those are looked at whole.
     least, most = _finite_ends(flat[:, :: max(1, flat.shape[1] // _HANDFUL)])
     constant = least >= most

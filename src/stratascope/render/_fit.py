@@ -18,13 +18,15 @@ from stratascope.render._components import (
     usual_exponent,
 )
 from stratascope.render._fitted import Floats, Parameters, Settings
-from stratascope.render._linear import placed
+from stratascope.render._linear import USUAL, VIVID, chosen_vividness, placed
 from stratascope.render._methods import METHODS, prepare
 from stratascope.render._rows import MOST_ROWS, Rows, gather
+from stratascope.render._transform import checked
 
 PREPROCESSES = ("none", "l2", "standardise")
 _TURNING = ("pca-oklab", "pca-vivid")
 
+Policy = Literal["pooled", "anchor", "tracked", "aligned"]
 Step = TypeVar("Step")
 
 
@@ -101,7 +103,7 @@ def fit_basis(
 def fit_bases(
     steps: Mapping[Step, Any],
     *,
-    policy: Literal["pooled", "anchor", "tracked"] = "pooled",
+    policy: Policy = "pooled",
     anchor: Step | None = None,
     origin: Mapping[str, Any] | None = None,
     **options: Unpack[FitOptions],
@@ -112,19 +114,24 @@ def fit_bases(
     to see what changed. ``"anchor"`` fits one to a single step. ``"tracked"`` fits one to each step
     and turns it to the one before (orthogonal Procrustes on the same positions): each picture shows
     the most of its own step, and only part of a change in colour is a change of the features.
+    ``"aligned"`` is for layers instead of steps, such as the blocks of a transformer, whose
+    channels have nothing to do with each other: each has a basis of its own, turned so that
+    positions keep their colours from one layer to the next as far as they can.
 
     Args:
-        steps: For each step, in their order, a source as `fit_basis` takes it.
-        policy: Which of the three.
+        steps: For each step, or layer, in their order, a source as `fit_basis` takes it.
+        policy: Which of the four.
         anchor: The step to fit to with ``"anchor"``; the last if None.
         origin: What the activations are.
-        **options: See `FitOptions`; ``"tracked"`` is for ``pca-oklab`` and ``pca-vivid``.
+        **options: See `FitOptions`; ``"tracked"`` and ``"aligned"`` are for ``pca-oklab`` and
+            ``pca-vivid``.
 
     Returns:
         The basis of each step.
 
     Raises:
-        DataError: There is no step, or as `fit_basis`.
+        DataError: There is no step, or as `fit_basis`, or layers to be aligned are not of the same
+            samples and positions.
         ValueError: An option is not one of its choices.
 
     >>> import numpy as np
@@ -134,11 +141,11 @@ def fit_bases(
     True
     """
     settings, method, preprocess = _settings(options)
-    if policy not in ("pooled", "anchor", "tracked"):
-        raise ValueError(f"policy must be 'pooled', 'anchor' or 'tracked', got {policy!r}")
-    if policy == "tracked" and (method not in _TURNING or preprocess != "none"):
+    checked("policy", policy, Policy)
+    turning = policy in ("tracked", "aligned")
+    if turning and (method not in _TURNING or preprocess != "none"):
         raise ValueError(
-            f"policy 'tracked' must have method 'pca-oklab' or 'pca-vivid' and preprocess 'none', "
+            f"policy {policy!r} must have method 'pca-oklab' or 'pca-vivid' and preprocess 'none', "
             f"got {method!r} and {preprocess!r}; use 'pooled'"
         )
     if not steps:
@@ -151,8 +158,10 @@ def fit_bases(
         rows = gather(steps[chosen], seed=settings.seed)
         basis = _fit(rows, method, preprocess, settings, {**told, "anchor": str(chosen)})
         return dict.fromkeys(steps, basis)
-    most = MOST_ROWS if policy == "tracked" else max(1, MOST_ROWS // len(steps))
+    most = MOST_ROWS if turning else max(1, MOST_ROWS // len(steps))
     found = {step: gather(source, seed=settings.seed, most=most) for step, source in steps.items()}
+    if policy == "aligned":
+        return _align(found, method, settings, told)
     pooled = _fit(_pool(list(found.values())), method, preprocess, settings, told)
     return _track(found, pooled) if policy == "tracked" else dict.fromkeys(steps, pooled)
 
@@ -238,21 +247,62 @@ def _track(found: Mapping[Step, Rows], pooled: ColorBasis) -> dict[Step, ColorBa
     return bases
 
 
+def _align(
+    found: Mapping[Step, Rows], method: str, settings: Settings, origin: Mapping[str, Any]
+) -> dict[Step, ColorBasis]:
+    """Turn the components of each layer to those of the layer before, on the same positions."""
+    bases: dict[Step, ColorBasis] = {}
+    before: tuple[Step, Rows, Floats] | None = None
+    for layer, rows in found.items():
+        exponent = usual_exponent(rows.values)
+        values = tame(scaled(_some(rows), exponent))
+        own, notes = analyse(values), []
+        if before is not None:
+            last, others, reference = before
+            if rows.seen != others.seen:
+                raise DataError(
+                    "layers to be aligned must have the same samples and positions, got "
+                    f"{others.seen} positions at {last!r} and {rows.seen} at {layer!r}"
+                )
+            _, here, there = np.intersect1d(rows.keys, others.keys, return_indices=True)
+            own = _turn(own, _procrustes(own.projections[here], reference[there]), values)
+            notes = [f"turned to the colours of {last}: alike, but not of the same space"]
+        before = layer, rows, own.projections
+        fitted = placed(own, chosen_vividness(settings, USUAL if method == _TURNING[0] else VIVID))
+        about = {
+            "seed": settings.seed,
+            "vividness": settings.vividness,
+            "seen": rows.seen,
+            "dropped": rows.dropped,
+            "origin": {**origin, "layer": str(layer)},
+        }
+        fitted = replace(fitted, notes=[*fitted.notes, *notes])
+        kept: Parameters = {"exponent": np.array(exponent)}
+        bases[layer] = assemble(method, fitted, values, kept, about=about)
+    return bases
+
+
+def _turn(own: Components, turn: Floats, values: Floats) -> Components:
+    """Turn components, all of them together, which then are no principal ones any more."""
+    loadings = rounded_loadings(own.loadings @ turn)
+    projections = (values - own.mean) @ loadings
+    return replace(own, loadings=loadings, projections=projections, variances=projections.var(0))
+
+
 def _procrustes(points: Floats, reference: Floats) -> Floats:
     """Give the rotation or reflection that takes points `(n, K)` nearest to a reference."""
-    left, _, right = np.linalg.svd(points.T @ reference)
+    left, _, right = np.linalg.svd(points.T @ reference, full_matrices=False)
     return left @ right
 
 
 def _turned(pooled: ColorBasis, own: Components, turn: Floats, values: Floats) -> ColorBasis:
-    loadings = rounded_loadings(own.loadings @ turn)
-    projections = (values - own.mean) @ loadings
+    turned = _turn(own, turn, values)
     parameters: dict[str, Any] = {
         **pooled.parameters,
         "mean": own.mean,
-        "loadings": loadings,
-        "variances": projections.var(0),
-        "centre": np.median(projections, axis=0),
+        "loadings": turned.loadings,
+        "variances": turned.variances,
+        "centre": np.median(turned.projections, axis=0),
     }
     kept: Parameters = {"exponent": pooled.parameters["exponent"]}
     fitted = replace(placed(own, 0.0), parameters=parameters)

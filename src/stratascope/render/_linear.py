@@ -13,7 +13,8 @@ from stratascope.render._placement import GREY, Placement, place
 from stratascope.render._text import count
 
 USUAL = 0.25
-_FAITHFUL, _VIVID = 0.0, 0.75
+VIVID = 0.75
+_FAITHFUL = 0.0
 
 
 def fit_pca(rows: Floats, settings: Settings) -> Fitted:
@@ -23,7 +24,7 @@ def fit_pca(rows: Floats, settings: Settings) -> Fitted:
 
 def fit_vivid(rows: Floats, settings: Settings) -> Fitted:
     """Fit `pca-vivid`: the same with the weaker components strengthened."""
-    return placed(analyse(rows), chosen_vividness(settings, _VIVID))
+    return placed(analyse(rows), chosen_vividness(settings, VIVID))
 
 
 def fit_dino(rows: Floats, settings: Settings) -> Fitted:

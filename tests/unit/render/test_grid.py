@@ -75,6 +75,22 @@ def test_a_constant_channel_is_grey_with_a_badge(rng):
     assert (render.grid(values) == grey).all(-1).sum() > 10_000
 
 
+def test_constant_maps_have_no_say_in_the_range_of_the_others(rng, said):
+    values = rng.normal(size=(6, 8, 8))
+    others = np.delete(values, 3, axis=0)
+    values[3], values[3, 0, 0] = 1000, np.nan
+    whole, alone = prepared(values).whole, prepared(others).whole
+    assert (whole.low, whole.high, whole.finite) == (alone.low, alone.high, alone.finite)
+    assert (whole.nans, alone.nans) == (1, 0)
+    render.grid(values)
+    assert f"colours: {alone.caption}" in said[0]
+    assert "1 channel constant" in said[0]
+    # Where all are, they have one.
+    assert prepared(np.ones((2, 8, 8)) * [[[1]], [[5]]]).whole.high == 5
+    # A curve is drawn where it is.
+    assert prepared(values[:, 1]).whole.high == 1000
+
+
 def test_a_channel_of_one_value_is_not_called_constant(rng):
     assert not prepared(rng.normal(size=(9, 1, 1))).dead.any()
 

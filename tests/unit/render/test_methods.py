@@ -345,6 +345,38 @@ def test_a_tracked_basis_does_not_move_while_the_features_stand_still():
     assert (colours[0] == colours[2]).all()
 
 
+def test_aligned_layers_keep_the_colours_of_what_they_have_in_common():
+    rng = np.random.default_rng(0)
+    content = rng.normal(size=(4, 3, 12, 12))
+    maps = content * np.array([3, 2, 1])[:, None, None]
+    # More channels, of another size, in which what was weak is strong.
+    spread = np.linalg.qr(rng.normal(size=(10, 3)))[0] * [10, 20, 30]
+    wider = np.einsum("dc,nchw->ndhw", spread, content) + 7
+    layers = {"narrow": maps, "wide": wider, "few": maps[:, :2]}
+    bases = render.fit_bases(layers, policy="aligned")
+    narrow, wide, alone = (
+        srgb_to_oklab(basis.paint(values, axis=1) / 255.0)
+        for basis, values in (
+            (bases["narrow"], maps),
+            (bases["wide"], wider),
+            (render.fit_basis(wider), wider),
+        )
+    )
+    assert np.corrcoef(narrow[..., 0].ravel(), wide[..., 0].ravel())[0, 1] > 0.95
+    assert abs(np.corrcoef(narrow[..., 0].ravel(), alone[..., 0].ravel())[0, 1]) < 0.2
+    assert bases["narrow"].about["notes"] == render.fit_basis(maps).about["notes"]
+    told = "turned to the colours of narrow: alike, but not of the same space"
+    assert bases["wide"].about["notes"][-1] == told
+    assert bases["wide"].about["origin"]["layer"] == "wide"
+    assert bases["few"].fidelity.shepard > 0.9
+
+
+def test_layers_to_be_aligned_have_the_same_positions():
+    layers = {"a": np.ones((2, 3, 8, 8)), "b": np.ones((2, 3, 4, 4))}
+    with pytest.raises(DataError, match="same samples and positions, got 128 positions at 'a'"):
+        render.fit_bases(layers, policy="aligned")
+
+
 def test_a_tracked_basis_follows_a_turn_of_the_channels():
     maps = layer()
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(10, 10)))[0]
@@ -357,7 +389,8 @@ def test_a_tracked_basis_follows_a_turn_of_the_channels():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"policy": "each"}, "policy must be 'pooled', 'anchor' or 'tracked', got 'each'"),
+        ({"policy": "each"}, "policy must be one of 'pooled', 'anchor', 'tracked', 'aligned', got"),
+        ({"policy": "aligned", "method": "ica"}, "policy 'aligned' must have method"),
         ({"policy": "tracked", "method": "nmf"}, "policy 'tracked' must have method"),
         ({"policy": "tracked", "preprocess": "l2"}, "policy 'tracked' must have method"),
         ({"policy": "anchor", "anchor": 7}, r"anchor must be one of the steps \[0\], got 7"),
