@@ -29,7 +29,7 @@ _HOMES = {
     "trace": "stratascope.capture",
     "tune_allocator": "stratascope.capture",
 }
-_MODULES = ("errors", "render")
+_MODULES = ("diagnose", "errors", "render")
 
 __all__ = ["__version__", *sorted(_HOMES), *_MODULES]
 

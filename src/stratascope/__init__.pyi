@@ -1,3 +1,4 @@
+from . import diagnose as diagnose
 from . import errors as errors
 from . import render as render
 from .capture import Activations as Activations

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 
 import jobs
 import stratascope as ss
+from stratascope._progress import ProgressBar
 from stratascope.errors import CaptureError, DataError, StoreError
 from stratascope.pipeline import Inline, Processes
-from stratascope.pipeline._progress import ProgressBar
 
 UNITS = [range(start, min(start + 64, 1000)) for start in range(0, 1000, 64)]
 PATIENCE_S = 60

@@ -21,6 +21,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 NAMESPACES = [
     "stratascope",
+    "stratascope.diagnose",
     "stratascope.integrations",
     "stratascope.pipeline",
     "stratascope.render",

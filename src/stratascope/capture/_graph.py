@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.fx.node import map_aggregate
 
-from stratascope.capture._modes import evaluating, keeping_buffers, keeping_random
+from stratascope._random import keeping_random
+from stratascope.capture._modes import evaluating, keeping_buffers
 from stratascope.capture._operations import OperationNames
 from stratascope.capture._sharded import is_sharded
 from stratascope.capture._snapshot import snapshot

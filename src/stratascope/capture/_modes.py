@@ -1,16 +1,15 @@
 """Running a model for its activations without changing what it was."""
 
-import random
 import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from stratascope._random import keeping_random
 from stratascope.capture._sharded import resharding
 
 
@@ -60,22 +59,6 @@ def keeping_buffers(model: nn.Module) -> Generator[None]:
 def _list_buffers(module: nn.Module) -> dict[str, torch.Tensor | None]:
     # Not by named_buffers, which leaves out those that are None.
     return dict(module._buffers.items())  # pyright: ignore[reportPrivateUsage]
-
-
-@contextmanager
-def keeping_random(model: nn.Module) -> Generator[None]:
-    """Give random numbers the state back that they had: PyTorch's, NumPy's and Python's.
-
-    Those of PyTorch on the devices of the model, and of NumPy and Python the global ones.
-    """
-    tensors = (*model.parameters(), *model.buffers())
-    own, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(sorted({t.device.index for t in tensors if t.is_cuda})):
-            yield
-    finally:
-        random.setstate(own)
-        np.random.set_state(of_numpy)
 
 
 @contextmanager

@@ -66,6 +66,25 @@ def load_data(target: str) -> Any:
     return _call(target, found, unless=()) if _builds(found) else found
 
 
+def load_problem(target: str, weights: Path | None = None) -> tuple[nn.Module, Any, Any]:
+    """Load what a diagnostic looks at: a model, metrics by name, and batches.
+
+    Raises:
+        UsageError: It cannot be loaded, or is something else.
+    """
+    made = _call(target, _load_object(target), unless=())
+    match made:
+        case (nn.Module() as model, metrics, batches):
+            if weights is not None:
+                _load_weights(model, weights)
+            return model, metrics, batches
+        case _:
+            raise UsageError(
+                f"{target} must give a model, metrics by name and batches, as a tuple of three, "
+                f"got {type(made).__name__}"
+            )
+
+
 def describe_targets(model: str, data: str, weights: Path | None) -> dict[str, Any]:
     """Say what a command was given, to be kept beside what it makes."""
     given: dict[str, Any] = {"model": model, "data": data}

@@ -8,11 +8,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from stratascope._progress import ProgressBar
 from stratascope.errors import DataError, SiteNotFoundError
 from stratascope.pipeline._compare_channels import ChannelGauge, SiteDifference
 from stratascope.pipeline._compare_layers import GROUP, RSA_SAMPLES, Layer, Meter
 from stratascope.pipeline._compare_result import Comparison, Differences
-from stratascope.pipeline._progress import ProgressBar
 from stratascope.sites import Site
 from stratascope.store import Store, StoredArray, open_store
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stratascope._progress import ProgressBar
 from stratascope.capture import match_forward_sites
 from stratascope.errors import DataError, StoreError
 from stratascope.pipeline._executor import Executor, Inline
@@ -21,7 +22,6 @@ from stratascope.pipeline._extraction import Extraction
 from stratascope.pipeline._fingerprint import describe_model, describe_transform, differences
 from stratascope.pipeline._handover import check_portable
 from stratascope.pipeline._lengths import Length
-from stratascope.pipeline._progress import ProgressBar
 from stratascope.pipeline._source import Source, make_source
 from stratascope.pipeline._values import parse_dtype
 from stratascope.sites import Selector, unwrap

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stratascope._progress import ProgressBar
 from stratascope.errors import DataError
 from stratascope.pipeline._executor import Executor, Inline, Job, Processes, Run
 from stratascope.pipeline._plan import join, plan
 from stratascope.pipeline._profile_gather import Gatherer, Settings
 from stratascope.pipeline._profile_result import Profile
-from stratascope.pipeline._progress import Progress, ProgressBar
+from stratascope.pipeline._progress import Progress
 from stratascope.store import StepPart, Store, StoredArray, open_store
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from stratascope._random import keeping_random
 from stratascope.capture import (
     Activations,
     Tap,
@@ -25,7 +26,7 @@ from stratascope.capture import (
     tap,
 )
 from stratascope.capture._hooks import Hook
-from stratascope.capture._modes import keeping_buffers, keeping_random, uncompiled
+from stratascope.capture._modes import keeping_buffers, uncompiled
 from stratascope.errors import CaptureError, DataError, StoreError, StratascopeError
 from stratascope.pipeline._axes import AxisOrder
 from stratascope.pipeline._extract import (

@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import stratascope as ss
+from stratascope._progress import ProgressBar
 from stratascope.errors import CaptureError, DataError, SiteNotFoundError, StoreError
-from stratascope.pipeline._progress import ProgressBar
 
 SIGNALS = np.random.default_rng(0).normal(size=(150, 2, 12)).astype("float32")
 

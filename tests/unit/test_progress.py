@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from stratascope.pipeline import _progress
-from stratascope.pipeline._progress import ProgressBar
+from stratascope import _progress
+from stratascope._progress import ProgressBar
 
 
 class Terminal(io.StringIO):
@@ -49,6 +49,10 @@ def test_a_terminal_shows_samples_speed_and_bytes(show):
     assert "80/100" in shown
     assert "18 samples/s" in shown
     assert "80 MB on disk" in shown
+
+
+def test_a_slow_speed_keeps_its_digits(show):
+    assert "0.25 samples/s" in show((0, 0), (4, 1))
 
 
 def test_what_was_there_before_a_resume_is_no_speed(show):
