@@ -113,7 +113,7 @@ def tradeoffs(
             them, or `maximize` names another.
 
     >>> found = tradeoffs({"mae": [3, 2, 1], "ssim": [0.1, 0.3, 0.2]}, maximize=["ssim"])
-    >>> found.front.tolist(), float(found.agreement[0, 1])
+    >>> found.front.tolist(), round(float(found.agreement[0, 1]), 3)
     ([1, 2], 0.5)
     """
     if isinstance(values, Landscape):
