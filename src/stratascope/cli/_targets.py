@@ -85,6 +85,15 @@ def load_problem(target: str, weights: Path | None = None) -> tuple[nn.Module, A
             )
 
 
+def load_state(path: Path) -> dict[str, Tensor]:
+    """Load a state dict: a ``.pt`` or ``.safetensors`` file; no code in it is run.
+
+    Raises:
+        UsageError: It cannot be loaded.
+    """
+    return _read_weights(path)
+
+
 def describe_targets(model: str, data: str, weights: Path | None) -> dict[str, Any]:
     """Say what a command was given, to be kept beside what it makes."""
     given: dict[str, Any] = {"model": model, "data": data}

@@ -40,7 +40,7 @@ def read_group(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return {name: array[:] for name, array in group.arrays()}, values
 
 
-def create_group(path: Path, kind: str) -> Any:
+def create_group(path: Path, kind: str, remedy: str = "") -> Any:
     """Begin a result at a place that is free.
 
     Raises:
@@ -51,6 +51,7 @@ def create_group(path: Path, kind: str) -> Any:
     if path.exists():
         raise StoreError(
             f"the place of a {kind} must be free, and {path} exists: choose another, or remove it"
+            f"{remedy}"
         )
     group = zarr.open_group(path, mode="w-", zarr_format=3)
     group.attrs.update({"kind": f"stratascope {kind}", "version": _VERSION})

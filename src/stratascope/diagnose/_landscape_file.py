@@ -10,10 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stratascope.diagnose._file import create_group, open_group
 from stratascope.errors import StoreError
-
-_KIND = "stratascope landscape"
-_VERSION = 1
 
 
 class LandscapeFile:
@@ -29,14 +27,7 @@ class LandscapeFile:
         Raises:
             StoreError: There is something at this place.
         """
-        import zarr
-
-        if path.exists():
-            raise StoreError(
-                f"the place of a landscape must be free, and {path} exists: choose another, remove "
-                "it, or go on with it by resume=True (--resume)"
-            )
-        group = zarr.open_group(path, mode="w-", zarr_format=3)
+        group = create_group(path, "landscape", ", or go on with it by resume=True (--resume)")
         metrics, axes = list(fields["values"]), fields["axes"]
         shape = (len(metrics), *map(len, axes))
         names = [f"axis_{k}" for k in range(len(axes))]
@@ -57,8 +48,6 @@ class LandscapeFile:
             group.create_array("path", data=fields["path"])
         group.attrs.update(
             {
-                "kind": _KIND,
-                "version": _VERSION,
                 "metrics": metrics,
                 "labels": list(fields["labels"]),
                 "explained": list(fields["explained"]),
@@ -76,20 +65,12 @@ class LandscapeFile:
         Raises:
             StoreError: There is none.
         """
-        import zarr
-
-        try:
-            group = zarr.open_group(path, mode="r+")
-        except (FileNotFoundError, ValueError) as error:
-            raise StoreError(f"{path} must be the folder of a landscape, and is none") from error
-        if group.attrs.get("kind") != _KIND:
-            raise StoreError(f"{path} must be the folder of a landscape, and holds something else")
-        return cls(group)
+        return cls(open_group(path, "landscape"))
 
     @property
     def key(self) -> str:
         """What it depends on, in short."""
-        return str(self._group.attrs["key"])
+        return str(self._group.attrs.get("key", ""))
 
     def list_done(self) -> list[bool]:
         """Tell of each row whether it is there."""

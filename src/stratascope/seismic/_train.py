@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from stratascope._optional import require
+from stratascope._progress import ProgressBar
 from stratascope.capture import evaluating
 from stratascope.errors import DataError
-from stratascope.pipeline._progress import ProgressBar
 from stratascope.pipeline._record import TrainingRecord, record
 from stratascope.seismic._metrics import Scores, score
 from stratascope.seismic._weights import check_state, read_checkpoint, save_weights

@@ -1,0 +1,219 @@
+"""Diagnostics against dense matrices, another library and direct evaluation."""
+
+import numpy as np
+import pytest
+import torch
+from hessian_eigenthings import (
+    GGNOperator,
+    HessianOperator,
+    hutchinson,
+    spectral_density,
+    supervised_forward,
+    supervised_loss,
+    supervised_loss_of_output,
+)
+from torch import nn
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.image import StructuralSimilarityIndexMeasure
+from torchmetrics.regression import MeanSquaredError
+
+from stratascope.diagnose import curvature, hessian_directions, landscape, random_directions
+from stratascope.seismic import ReconstructionNet
+
+mse = nn.functional.mse_loss
+cross_entropy = nn.functional.cross_entropy
+
+
+def small_networks():
+    """Networks, losses and data of which the whole Hessian can be formed."""
+    torch.manual_seed(0)
+    smooth = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    convolving = nn.Sequential(
+        nn.Conv1d(1, 3, 3, padding=1), nn.BatchNorm1d(3), nn.SiLU(), nn.Dropout(0.5),
+        nn.ConvTranspose1d(3, 1, 2, stride=2),
+    ).double()  # fmt: skip
+    for _ in range(3):
+        convolving(torch.randn(8, 1, 6).double())
+    x = torch.randn(12, 4).double()
+    classes = [(x[:8], torch.arange(8) % 3), (x[8:], torch.arange(4) % 3)]
+    signals = torch.randn(6, 1, 6).double()
+    pairs = [(signals, torch.randn(6, 1, 12).double())]
+    return {
+        "classes": (smooth, cross_entropy, classes),
+        "convolutions": (convolving, mse, pairs),
+    }
+
+
+NETWORKS = small_networks()
+
+
+def form_hessian(model, loss, batches):
+    """The whole matrix, by torch.autograd.functional.hessian."""
+    model = model.eval()
+    names = [name for name, _ in model.named_parameters()]
+    shapes = [value.shape for value in model.parameters()]
+    samples = sum(len(x) for x, _ in batches)
+
+    def evaluate(flat):
+        parts = flat.split([shape.numel() for shape in shapes])
+        named = {n: p.view(s) for n, p, s in zip(names, parts, shapes, strict=True)}
+        return sum(
+            loss(torch.func.functional_call(model, named, (x,)), y) * len(x) / samples
+            for x, y in batches
+        )
+
+    flat = torch.cat([value.detach().flatten() for value in model.parameters()])
+    return torch.autograd.functional.hessian(evaluate, flat).numpy()
+
+
+def form_gauss_newton(model, loss, batches):
+    """The whole matrix, from the whole Jacobian."""
+    model = model.eval()
+    samples = sum(len(x) for x, _ in batches)
+    named = {name: value.detach() for name, value in model.named_parameters()}
+    total = 0.0
+    for x, y in batches:
+        jacobians = torch.func.jacrev(
+            lambda values, x=x: torch.func.functional_call(model, values, (x,)).flatten()
+        )(named)
+        jacobian = torch.cat([value.flatten(1) for value in jacobians.values()], dim=1)
+        output = model(x).detach()
+        bend = torch.autograd.functional.hessian(
+            lambda flat, y=y, shape=output.shape: loss(flat.view(shape), y), output.flatten()
+        )
+        total = total + jacobian.T @ bend @ jacobian * (len(x) / samples)
+    return total.numpy()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("matrix", "form"), [("hessian", form_hessian), ("gauss_newton", form_gauss_newton)]
+)
+def test_eigenvalues_are_those_of_the_whole_matrix(name, matrix, form):
+    whole = form(*NETWORKS[name])
+    expected = np.linalg.eigvalsh(whole)[::-1]
+    found = curvature(
+        *NETWORKS[name], matrix=matrix, top=4, tolerance=1e-8, probes=0, progress=False
+    )
+
+    np.testing.assert_allclose(found.eigenvalues, expected[:4], rtol=1e-6)
+    assert found.lowest == pytest.approx(expected[-1], abs=1e-6 * expected[0])
+    assert (found.residuals <= 1e-8 * expected[0]).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_eigenvalue_lies_within_its_residual(name):
+    expected = np.linalg.eigvalsh(form_hessian(*NETWORKS[name]))
+    found = curvature(*NETWORKS[name], top=3, iterations=12, probes=0, progress=False)
+
+    for value, residual in zip(found.eigenvalues, found.residuals, strict=True):
+        assert np.abs(expected - value).min() <= residual + 1e-9
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_trace_is_that_of_the_whole_matrix_within_its_error(name):
+    whole = form_hessian(*NETWORKS[name])
+    found = curvature(*NETWORKS[name], probes=100, depth=2, progress=False)
+
+    assert abs(found.trace - np.trace(whole)) < 4 * found.trace_error
+    assert found.trace_error < 0.2 * abs(np.trace(whole))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_density_has_the_moments_of_the_whole_matrix_within_their_errors(name):
+    expected = np.linalg.eigvalsh(form_hessian(*NETWORKS[name]))
+    found = curvature(*NETWORKS[name], probes=60, depth=6, progress=False)
+    for power in (1, 2, 3, 4):
+        each = (found.weights * found.nodes**power).sum(axis=1)
+        error = each.std(ddof=1) / len(each) ** 0.5
+
+        assert abs(each.mean() - (expected**power).mean()) < 4 * error
+        assert error < 0.3 * abs((expected**power).mean())
+
+
+def test_eigenvectors_are_those_of_the_whole_matrix():
+    model, loss, batches = NETWORKS["classes"]
+    _, vectors = np.linalg.eigh(form_hessian(model, loss, batches))
+    found = hessian_directions(model, loss, batches, tolerance=1e-8)
+
+    for k, vector in enumerate(found.vectors):
+        flat = torch.cat([value.flatten() for value in vector.values()]).numpy()
+        assert abs(flat @ vectors[:, -1 - k]) == pytest.approx(1, abs=1e-6)
+
+
+# Its Gauss-Newton products load decompositions that torch still scripts.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_products_are_those_of_hessian_eigenthings(name):
+    from stratascope.diagnose._operators import LossAt
+
+    model, loss, batches = NETWORKS[name]
+    model.eval()
+    at = LossAt(model, loss, batches, "frozen")
+    vector = torch.randn(at.size, generator=torch.Generator().manual_seed(0)).double()
+    # It averages batches without their sizes: one batch at a time.
+    for batch in batches:
+        one = LossAt(model, loss, [batch], "frozen")
+        hessian = HessianOperator(model, [batch], supervised_loss(loss))
+        gauss_newton = GGNOperator(
+            model, [batch], supervised_forward, supervised_loss_of_output(loss)
+        )
+
+        torch.testing.assert_close(one.hessian(vector), hessian.matvec(vector))
+        torch.testing.assert_close(one.gauss_newton(vector), gauss_newton.matvec(vector))
+
+
+def test_trace_and_density_agree_with_those_of_hessian_eigenthings():
+    model, loss, batches = NETWORKS["convolutions"]
+    model.eval()
+    operator = HessianOperator(model, batches, supervised_loss(loss))
+    theirs = hutchinson(operator, num_samples=100, seed=1)
+    density = spectral_density(operator, num_runs=30, lanczos_steps=12, seed=1)
+    found = curvature(model, loss, batches, probes=60, depth=12, progress=False)
+    middle = found.eigenvalues[0] / 2
+    own = found.weights[found.nodes > middle].sum() / len(found.nodes)
+    their_nodes, their_weights = density.raw_eigenvalues.numpy(), density.raw_weights.numpy()
+    other = their_weights[their_nodes > middle].sum() / their_weights.sum()
+
+    assert found.trace == pytest.approx(float(theirs.estimate), abs=5 * found.trace_error)
+    assert own == pytest.approx(other, rel=0.3)
+
+
+def ssim(output, target):
+    return structural_similarity_index_measure(output, target, data_range=2.0)
+
+
+def test_surfaces_of_a_reconstruction_are_those_of_direct_evaluation():
+    torch.manual_seed(0)
+    model = ReconstructionNet(base_channels=2)
+    images = torch.rand(6, 1, 32, 32) * 2 - 1
+    for _ in range(3):
+        model(images)
+    batches = [(images[:4], images[:4]), (images[4:], images[4:])]
+    metrics = {
+        "mae": nn.functional.l1_loss,
+        "ssim": ssim,
+        "ssim over all": StructuralSimilarityIndexMeasure(data_range=2.0),
+        "rmse": MeanSquaredError(squared=False),
+    }
+    directions = random_directions(model, seed=2)
+    found = landscape(
+        model, metrics, batches, directions=directions, steps=3, span=0.5, progress=False
+    )
+    assert found.settings["folded"] == 12
+    for i, a in enumerate(found.axes[0]):
+        for k, b in enumerate(found.axes[1]):
+            moved = {
+                name: value + a * directions.vectors[0][name] + b * directions.vectors[1][name]
+                for name, value in model.named_parameters()
+            }
+            with torch.no_grad():
+                output = torch.func.functional_call(model.eval(), moved, (images,))
+            expected = {
+                "mae": float((output - images).abs().mean()),
+                "ssim": float(ssim(output, images)),
+                "ssim over all": float(ssim(output, images)),
+                "rmse": float((output - images).square().mean().sqrt()),
+            }
+            for name, value in expected.items():
+                assert found[name][i, k] == pytest.approx(value, rel=1e-4, abs=1e-6)
