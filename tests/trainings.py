@@ -11,7 +11,7 @@ from stratascope.diagnose import optimizer, take_step
 
 def fall(lr, seed, power=2.0):
     """Gradient descent on ``x ** power``, without a network."""
-    x = 1.0 + 0.01 * seed
+    x = 1.0 + 0.01 * (seed % 100)
     for _ in range(12):
         yield {"loss": abs(x) ** power, "accuracy": -abs(x)}
         x -= lr * power * abs(x) ** (power - 1) * (1 if x > 0 else -1)

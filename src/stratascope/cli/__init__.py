@@ -34,7 +34,7 @@ _COMMANDS = {
     "verify": "Look for damage in a store, and repair it.",
     "compare": "Compare the sites of two stores, of two steps of one, or of one with each other.",
     "profile": "Measure every channel over a data set, and list what a person should look at.",
-    "diagnose": "Look at what training does: landscapes and curvature around a network.",
+    "diagnose": "Look at what training does: landscapes, curvature, learning rates, optimizers.",
     "render": "Draw a store's activations: on ranges, in colours, side by side.",
     "seismic": "Train and test networks that turn seismic data into velocity maps.",
     "doctor": "Show versions, devices, extras and free disk space.",

@@ -85,6 +85,7 @@ def load_problem(target: str, weights: Path | None = None) -> tuple[nn.Module, A
             )
 
 
+<<<<<<< HEAD
 def load_state(path: Path) -> dict[str, Tensor]:
     """Load a state dict: a ``.pt`` or ``.safetensors`` file; no code in it is run.
 
@@ -92,6 +93,18 @@ def load_state(path: Path) -> dict[str, Tensor]:
         UsageError: It cannot be loaded.
     """
     return _read_weights(path)
+=======
+def load_function(target: str) -> Any:
+    """Load a function that other processes can load too.
+
+    Raises:
+        UsageError: It cannot be loaded, or is none.
+    """
+    found = _load_object(target)
+    if not callable(found):
+        raise UsageError(f"{target} must be a function, got {type(found).__name__}")
+    return found
+>>>>>>> a04487f (Name the optimizers and what each sees; diagnose learning rates and optimizers from a shell)
 
 
 def describe_targets(model: str, data: str, weights: Path | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Zarr groups that hold a result: arrays, and plain values as attributes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,28 @@ _VERSION = 1
 
 
 def write_group(
-    path: Path, kind: str, arrays: Mapping[str, Any], values: Mapping[str, Any]
+    path: Path,
+    kind: str,
+    arrays: Mapping[str, Any],
+    values: Mapping[str, Any],
+    axes: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write a result to a new folder.
+
+    Args:
+        path: Where.
+        kind: What it is.
+        arrays: The arrays by name.
+        values: What JSON can hold, by name.
+        axes: Names of the axes of an array, by its name.
 
     Raises:
         StoreError: There is something at this place.
     """
     group = create_group(path, kind)
     for name, array in arrays.items():
-        group.create_array(name, data=np.asarray(array))
+        names = (axes or {}).get(name)
+        group.create_array(name, data=np.asarray(array), dimension_names=names)
     # JSON has no NaN.
     group.attrs.update({name: _plain(value) for name, value in values.items()})
 

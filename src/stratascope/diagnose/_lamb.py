@@ -43,7 +43,7 @@ class Lamb(Optimizer):
     Raises:
         ValueError: An argument is out of its range, or a gradient is sparse.
 
-    >>> layer = nn.Linear(4, 3)
+    >>> layer = torch.nn.Linear(4, 3)
     >>> lamb = Lamb(layer.named_parameters(), lr=0.01, weight_decay=0.1)
     >>> layer(torch.ones(2, 4)).square().sum().backward()
     >>> lamb.step()

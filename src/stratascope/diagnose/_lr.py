@@ -59,6 +59,8 @@ def lr_sweep(
         StoreError: The folder holds runs already, or those of another training.
 
     >>> import numpy as np
+    >>> from torch import nn
+    >>> from stratascope.diagnose import optimizer, take_step
     >>> def make_run(lr, seed):
     ...     torch.manual_seed(seed)
     ...     net, x = nn.Linear(3, 1), torch.randn(32, 3)

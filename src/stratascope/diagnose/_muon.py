@@ -43,7 +43,7 @@ class Muon(Optimizer):
     Raises:
         ValueError: An argument is out of its range, or a gradient is sparse.
 
-    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
     >>> muon = Muon(net.parameters(), lr=0.02)
     >>> net(torch.randn(2, 3, 8, 8)).square().mean().backward()
     >>> muon.step()

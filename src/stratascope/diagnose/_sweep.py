@@ -47,6 +47,7 @@ class Sweep:
         maximize: The metrics that are better when larger.
         settings: How the runs were made.
 
+    >>> from stratascope.diagnose import lr_sweep
     >>> def make_run(lr, seed):
     ...     x = 1.0
     ...     for _ in range(9):

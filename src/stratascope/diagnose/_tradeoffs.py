@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from stratascope._tables import lay_out
 from stratascope.diagnose._landscape_result import Landscape
 from stratascope.diagnose._plot_tradeoffs import draw_tradeoffs
+from stratascope.diagnose._ranks import rank
 from stratascope.sites import suggest
 
 
@@ -162,18 +163,11 @@ def tradeoffs(
 
 
 def _correlate(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    ranks = np.stack([_rank(column) for column in losses.T])
+    ranks = np.stack([rank(column) for column in losses.T])
     centred = ranks - ranks.mean(axis=1, keepdims=True)
     lengths = np.sqrt((centred**2).sum(axis=1))
     with np.errstate(invalid="ignore", divide="ignore"):
         return (centred @ centred.T) / np.outer(lengths, lengths)
-
-
-def _rank(column: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Give the rank of each value, that of equal ones being their mean."""
-    _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
-    ends = counts.cumsum()
-    return (ends - (counts - 1) / 2)[inverse]
 
 
 def _find_front(losses: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -131,7 +131,8 @@ def _read_row(row: Any, trial: Trial, before: list[dict[str, float]]) -> dict[st
     found: dict[str, float] = {}
     for name, value in row.items():
         try:
-            found[str(name)] = float(value)
+            plain = value.detach() if isinstance(value, Tensor) else value
+            found[str(name)] = float(plain)
         except (TypeError, ValueError, RuntimeError) as error:
             shape = getattr(value, "shape", None)
             kind = repr(value) if shape is None else f"shape {tuple(shape)}"

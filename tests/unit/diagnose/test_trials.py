@@ -248,3 +248,10 @@ def test_what_cannot_go_to_another_process_is_refused():
 def test_workers_must_be_some():
     with pytest.raises(DataError, match="workers must be at least 1, or None, got 0"):
         lr_sweep(trainings.fall, [0.1], workers=0)
+
+
+def test_a_loss_with_its_graph_is_a_metric_too():
+    def make_run(lr, seed):
+        yield {"loss": torch.ones(1, requires_grad=True).sum()}
+
+    assert run(make_run).rows == [{"loss": 1.0}]
