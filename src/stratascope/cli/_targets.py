@@ -85,7 +85,6 @@ def load_problem(target: str, weights: Path | None = None) -> tuple[nn.Module, A
             )
 
 
-<<<<<<< HEAD
 def load_state(path: Path) -> dict[str, Tensor]:
     """Load a state dict: a ``.pt`` or ``.safetensors`` file; no code in it is run.
 
@@ -93,7 +92,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
         UsageError: It cannot be loaded.
     """
     return _read_weights(path)
-=======
+
+
 def load_function(target: str) -> Any:
     """Load a function that other processes can load too.
 
@@ -104,7 +104,6 @@ def load_function(target: str) -> Any:
     if not callable(found):
         raise UsageError(f"{target} must be a function, got {type(found).__name__}")
     return found
->>>>>>> a04487f (Name the optimizers and what each sees; diagnose learning rates and optimizers from a shell)
 
 
 def describe_targets(model: str, data: str, weights: Path | None) -> dict[str, Any]:

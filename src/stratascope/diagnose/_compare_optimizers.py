@@ -278,6 +278,15 @@ def compare_optimizers(
         DataError: There are no optimizers, the searches are of different sizes, the seeds overlap,
             all runs of an optimizer crashed, or ``make_run`` does not keep to what is asked.
         StoreError: The folder holds runs already, or those of another training.
+
+    >>> def make_run(lr, seed, scale):
+    ...     x = 1.0
+    ...     for _ in range(5):
+    ...         yield {"distance": abs(x)}
+    ...         x -= lr * scale * x
+    >>> both = {"slow": {"scale": 1}, "fast": {"scale": 3}}
+    >>> compare_optimizers(make_run, both, range(4), rates=[0.1, 0.3]).best_rates()
+    {'slow': 0.3, 'fast': 0.3}
     """
     if not optimizers:
         raise DataError("optimizers must hold at least one, got none: give {'adamw': {...}, ...}")

@@ -77,12 +77,13 @@ def _draw_curves(panel: Any, sweep: "Sweep", metric: str, colours: Any) -> None:
 
 
 def _frame(panel: Any, sweep: "Sweep", metric: str, log: bool) -> None:
-    """Show from the best value to somewhat worse than untrained; worse runs off the page."""
+    """Show the values from which runs begin and at which they end; excursions go off the page."""
     values = sweep.values[..., sweep.metrics.index(metric)]
-    values = values[np.isfinite(values)]
-    start, sign = np.nanmedian(sweep.start(metric)), sweep.sign(metric)
-    best = sign * (sign * values).min()
-    if log and values.min() > 0:
+    ends = sweep.final(metric)
+    shown = np.concatenate([ends[np.isfinite(ends)], sweep.start(metric)])
+    shown = shown[np.isfinite(shown)]
+    if log and np.nanmin(values) > 0:
         panel.set_yscale("log")
-    elif best != start:
-        panel.set_ylim(*sorted([best - 0.08 * (start - best), start + 0.25 * (start - best)]))
+    elif np.ptp(shown):
+        margin = 0.08 * np.ptp(shown)
+        panel.set_ylim(shown.min() - margin, shown.max() + margin)
