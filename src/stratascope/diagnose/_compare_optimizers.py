@@ -246,7 +246,7 @@ def compare_optimizers(
     seeds: Iterable[int] = range(5),
     *,
     rates: Iterable[float] | Mapping[str, Iterable[float]],
-    search_seeds: Iterable[int] = (1000,),
+    search_seeds: Iterable[int] = (1000, 1001, 1002),
     target: float | None = None,
     to: str | Path | None = None,
     **settings: Any,
@@ -266,7 +266,7 @@ def compare_optimizers(
         optimizers: By name, what ``make_run`` is to be called with.
         seeds: Of the runs that are compared. With three, no difference can be shown.
         rates: Learning rates to search, for all, or by name, as many for each.
-        search_seeds: Of the runs of the search.
+        search_seeds: Of the runs of the search; with one seed it may well find a wrong rate.
         target: A value of the first metric to which steps are counted. Without it, the worst over
             the optimizers of their median best values, which all reach in half of their runs.
         to: A folder, in which each run is kept as it ends, and the result as

@@ -41,7 +41,7 @@ def test_each_is_run_at_the_rate_that_its_own_search_found():
 
     for name, given in POWERS.items():
         search, runs = found.searches[name], found.runs[name]
-        assert search.seeds.tolist() == [1000]
+        assert search.seeds.tolist() == [1000, 1001, 1002]
         assert runs.seeds.tolist() == [0, 1]
         assert runs.rates.tolist() == [search.best_rate("loss")] == [found.best_rates()[name]]
         assert search.settings["settings"] == {"power": repr(given["power"])}
