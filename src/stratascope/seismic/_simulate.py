@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from stratascope._optional import require
+from stratascope._progress import ProgressBar
 from stratascope.errors import DataError
 from stratascope.pipeline import Executor, Inline, Job
 from stratascope.pipeline._executor import Run
-from stratascope.pipeline._progress import ProgressBar
 from stratascope.seismic._velocity import SIZE, draw_velocity_map
 from stratascope.seismic._waves import SHOTS, SOLVER, STEPS, simulate_shots
 
