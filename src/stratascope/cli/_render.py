@@ -44,6 +44,7 @@ def render(
     flip: Annotated[bool, Parameter(group=_VIEW, negative="")] = False,
     method: Annotated[str | None, Parameter(group=_COLOUR)] = None,
     basis: Annotated[str | None, Parameter(group=_COLOUR)] = None,
+    target: Annotated[str | None, Parameter(group=_COLOUR)] = None,
     strip: Annotated[bool, Parameter(group=_BESIDE, negative="")] = False,
     steps: Annotated[str | None, Parameter(group=_BESIDE)] = None,
     diff: Annotated[str | None, Parameter(group=_BESIDE)] = None,
@@ -80,6 +81,7 @@ def render(
             energy.
         basis: The recipe for the colours: 'fit', which fits one to all samples, saves it in the
             store and uses it again later; or the first digits of the id of one that is there.
+        target: The row and column that cosine compares all others with, such as '10,20'.
         strip: All sites in one picture, each in its own colours.
         steps: One site at several steps in the same colours: 'all', or such as '0,100,200'. A .gif
             or .mp4 shows them one after the other.
@@ -106,13 +108,13 @@ def render(
     }
     words = {name: value for name, value in words.items() if value is not None}
     kinds = [name for name, given in (("strip", strip), ("steps", steps), ("diff", diff)) if given]
-    if kinds or method or basis:
+    if kinds or method or basis or target:
         if view or words:
             raise UsageError(
                 f"--{'view' if view else next(iter(words))} goes with one picture of each site on "
                 "a range: leave it out, or --method, --basis, --strip, --steps and --diff"
             )
-        look = Look(opened, sample % opened.samples, channel, method, basis)
+        look = Look(opened, sample % opened.samples, channel, method, basis, target)
         found = _match(opened, site)
         if kinds:
             arrays = [array for _, array in found.values()]

@@ -4,13 +4,14 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stratascope import render as pictures
+from stratascope.cli._views import parse_numbers
 from stratascope.errors import DataError, UsageError
 from stratascope.store import Store, StoredArray, open_store, read_channels
 
@@ -32,6 +33,7 @@ class Look:
         channel: The one channel to draw, on a range, instead of all in colour.
         method: How channels become colours; None where it is not said.
         basis: ``"fit"``, or the first digits of an id; None where it is not said.
+        target: The position that all others are compared with, as it was given.
         said: What there is to say of the bases that were used, by id.
     """
 
@@ -40,6 +42,7 @@ class Look:
     channel: int | None
     method: str | None
     basis: str | None
+    target: str | None = None
     said: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -47,6 +50,12 @@ class Look:
             raise UsageError(
                 "--channel draws one channel, which needs no --method and no --basis: leave out "
                 "one of the two"
+            )
+        cosine, stored = self.method == "cosine", self.basis not in (None, _FIT)
+        if (self.target and not cosine) or (cosine and not self.target and not stored):
+            raise UsageError(
+                f"--target, such as 10,20, must go with --method cosine, got {self.target!r} with "
+                f"{self.method!r}"
             )
 
     @property
@@ -91,6 +100,10 @@ class Look:
             # A step that was written anew, of another model or other data, has a basis of its own.
             "settings": digest.hexdigest()[:16],
         }
+        target = None
+        if self.target is not None:
+            target = self._read_target(array)
+            origin["target"] = f"{self.target} of item {int(self.store.sample_index[self.sample])}"
         files = [] if folder is None else sorted(folder.glob("*.npz"))
         known = [basis for path in files if (basis := _load(path))]
         if self.basis not in (None, _FIT):
@@ -99,11 +112,12 @@ class Look:
         for basis in known:
             if basis.method == method and basis.about.get("origin") == _told(origin, steps):
                 return self._note(basis, "from the store")
+        how: dict[str, Any] = {"method": method, "origin": origin, "target": target}
         try:
             if steps is None:
-                basis = pictures.fit_basis(array, method=method, origin=origin)
+                basis = pictures.fit_basis(array, **how)
             else:
-                fitted = pictures.fit_bases(steps, method=method, origin=origin)
+                fitted = pictures.fit_bases(steps, **how)
                 basis = next(iter(fitted.values()))
         except ValueError as error:
             if isinstance(error, DataError) or not str(error).startswith("method must be"):
@@ -113,6 +127,18 @@ class Look:
             return self._note(basis, "fitted now, and not kept, as the store is in a bucket")
         basis.save(folder)
         return self._note(basis, "fitted now, and saved in the store")
+
+    def _read_target(self, array: StoredArray) -> np.ndarray[Any, Any]:
+        """Read the channels at the position that all others are compared with."""
+        values = self.read(array)
+        example = ",".join(["3", "10", "20"][4 - values.ndim :])
+        place = parse_numbers("target", str(self.target), ",", example)
+        if not all(0 <= k < n for k, n in zip(place, values.shape[1:], strict=True)):
+            raise UsageError(
+                f"--target must be a position of {values.shape[1:]} at {name_array(array)!r}, got "
+                f"{self.target}"
+            )
+        return values[(slice(None), *place)]
 
     def _find_by_id(
         self, known: Sequence[pictures.ColorBasis], array: StoredArray
@@ -156,7 +182,7 @@ def draw_colours(
         if not 3 <= array.ndim <= 5:
             _refuse(array, chosen=chosen)
             continue
-        one = Look(look.store, look.sample, None, look.method, look.basis)
+        one = replace(look, channel=None, said={})
         basis = one.find_basis(array)
         title = f"{name_array(array)} · {look.title}"
         caption = f"{look.store.path} · step {look.store.step}"

@@ -78,6 +78,21 @@ def test_a_site_is_drawn_in_colours_of_all_samples_which_stay(here, capsys):
     assert ss.open_store("a.zarr").verify(deep=True) == []
 
 
+def test_all_positions_are_compared_with_one_that_is_named(here, capsys):
+    values = ss.open_store("a.zarr")["0"]
+    for place in ((3, 4), (5, 6)):
+        words = f"--site 0 --method cosine --target {place[0]},{place[1]} --sample 1"
+        assert run(f"a.zarr {words} --to one.png") == 0
+        assert "fitted now" in capsys.readouterr().out
+        told = render.read_provenance("one.png")["basis"]
+        basis = render.ColorBasis.load(Path("a.zarr/basis") / f"{told['id']}.npz")
+        target = values[1][(slice(None), *place)]
+        assert np.allclose(basis.parameters["target"], target / np.abs(target).max())
+        again = words if place == (3, 4) else f"--site 0 --method cosine --basis {told['id']}"
+        assert run(f"a.zarr {again} --to one.png") == 0
+        assert "from the store" in capsys.readouterr().out
+
+
 def test_each_method_and_step_has_a_basis_of_its_own(here, capsys):
     for words in ("--method energy", "--method bands", "--basis fit --step 0"):
         assert run(f"a.zarr --site 0 {words} --to x.png") == 0
@@ -195,7 +210,14 @@ def test_a_damaged_basis_is_fitted_again(here, capsys):
         ("--site 0 --steps some --to x.png", 2, "--steps must be 'all' or numbers"),
         ("--site 0 --steps 0,7 --to x.png", 1, "got 7"),
         ("--site 0 --method pca --to x.png", 2, "--method must be one of pca-oklab"),
-        ("--site 0 --method cosine --to x.png", 1, "target"),
+        ("--site 0 --method cosine --to x.png", 2, "--target, such as 10,20, must go with --meth"),
+        (
+            "--site 0 --target 1,2 --to x.png",
+            2,
+            "go with --method cosine, got '1,2' with None",
+        ),
+        ("--site 0 --method cosine --target 1 --to x.png", 2, "--target must be such as 10,20"),
+        ("--site 0 --method cosine --target 1,12 --to x.png", 2, "a position of (12, 12) at '0'"),
         ("--site 0 --basis abcdef --to x.png", 2, "--basis must be 'fit', or 4 or more digits"),
         ("--site 0 --method energy --channel 1 --to x.png", 2, "--channel draws one channel"),
         ("--site 0 --method energy --scope channel --to x.png", 2, "goes with one picture of each"),
