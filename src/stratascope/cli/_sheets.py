@@ -132,7 +132,7 @@ class Look:
         """Read the channels at the position that all others are compared with."""
         values = self.read(array)
         example = ",".join(["3", "10", "20"][4 - values.ndim :])
-        place = parse_numbers("target", str(self.target), ",", example)
+        place = parse_numbers("target", str(self.target), between=",", example=example)
         if not all(0 <= k < n for k, n in zip(place, values.shape[1:], strict=True)):
             raise UsageError(
                 f"--target must be a position of {values.shape[1:]} at {name_array(array)!r}, got "

@@ -66,9 +66,9 @@ def parse_view(kind: Kind | None, given: Mapping[str, Any]) -> View:
         options["axes"] = _parse_axes(given["axes"], _AXES.get(str(kind), 2))
     if "at" in given and (kind, given["at"]) != ("slices", "projection"):
         example = "3,10,20 or projection" if kind == "slices" else "10,20"
-        options["at"] = parse_numbers("at", given["at"], ",", example)
+        options["at"] = parse_numbers("at", given["at"], between=",", example=example)
     if "shape" in given:
-        options["shape"] = parse_numbers("shape", given["shape"], "x", "14x14")
+        options["shape"] = parse_numbers("shape", given["shape"], between="x", example="14x14")
     return View(kind, options)
 
 
@@ -199,10 +199,10 @@ def _parse_axes(text: str, amount: int) -> list[pictures.Axis]:
         raise UsageError(f"--axes must be {amount}, such as {example}, got {text!r}") from error
 
 
-def parse_numbers(option: str, text: str, between: str, example: str) -> tuple[int, ...]:
+def parse_numbers(option: str, text: str, *, between: str, example: str) -> tuple[int, ...]:
     """Read whole numbers, as many as an example has.
 
-    >>> parse_numbers("shape", "14x14", "x", "7x7")
+    >>> parse_numbers("shape", "14x14", between="x", example="7x7")
     (14, 14)
     """
     try:
