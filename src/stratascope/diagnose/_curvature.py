@@ -171,7 +171,7 @@ def hessian_directions(
     return Directions(
         vectors=tuple(dict(zip(at.parameters, parts, strict=True)) for parts in found),
         labels=tuple(
-            f"eigenvector {k + 1} of the Hessian, eigenvalue {strength:.3g}"
+            f"eigenvector {k + 1} of the Hessian ({strength:.3g}), L2 distance"
             for k, strength in enumerate(strengths)
         ),
         ranges=tuple((-reach, reach) for reach in (_reach(value, s) for s in strengths)),

@@ -75,10 +75,12 @@ def iterate(
 def _solve(diagonal: list[float], beside: list[float], rest: float, basis: Tensor) -> Ritz:
     small = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
     values, vectors = np.linalg.eigh(small)
+    # No closer than the products themselves are computed.
+    rounding = torch.finfo(basis.dtype).eps * np.abs(values).max()
     return Ritz(
         values=values,
         weights=vectors[0] ** 2,
-        residuals=np.abs(rest * vectors[-1]),
+        residuals=np.maximum(np.abs(rest * vectors[-1]), rounding),
         combinations=vectors,
         basis=basis,
     )

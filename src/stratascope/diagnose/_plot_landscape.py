@@ -1,5 +1,6 @@
 """Pictures of landscapes."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,8 @@ def draw_landscape(
     told = [f"{settings[key]} {key}" for key in ("samples", "batches") if key in settings]
     if "batchnorm" in settings:
         told.append(f"batchnorm: {settings['batchnorm']}")
-    figure.suptitle(
-        " · ".join([str(settings.get("directions", "")), *told]).strip(" ·"), fontsize=9
-    )
+    title = " · ".join([str(settings.get("directions", "")), *told]).strip(" ·")
+    figure.suptitle(textwrap.fill(title, 60 * len(names)), fontsize=9)
     if to is not None:
         figure.savefig(to)
     return figure
@@ -60,7 +60,15 @@ def _draw_surface(figure: Any, panel: Any, found: Mapping[str, Any], name: str, 
         mesh = panel.pcolormesh(across, up, shown, cmap="viridis", shading="nearest")
         figure.colorbar(mesh, ax=panel)
         if shown.max() > shown.min() and min(shown.shape) > 1:
-            panel.contour(across, up, shown, levels=_LEVELS, colors="white", linewidths=0.5)
+            panel.contour(
+                across,
+                up,
+                shown,
+                levels=_LEVELS,
+                colors="white",
+                linewidths=0.5,
+                linestyles="solid",
+            )
     path = _list_path(found)
     if len(path):
         panel.plot(path[:, 0], path[:, 1], color="#e4572e", marker=".", linewidth=1.2)
@@ -77,7 +85,7 @@ def _list_path(found: Mapping[str, Any]) -> Any:
 def _name_axis(found: Mapping[str, Any], axis: int) -> str:
     label = found["labels"][axis]
     if found["explained"]:
-        label += f" ({found['explained'][axis]:.1%} of variance)"
+        label += f"\n({found['explained'][axis]:.1%} of variance)"
     return label
 
 

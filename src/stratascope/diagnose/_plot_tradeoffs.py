@@ -48,13 +48,15 @@ def _draw_front(panel: Any, found: Mapping[str, Any]) -> None:
     across, up = np.unravel_index(int(agreement.argmin()), agreement.shape)
     points, front = found["points"], found["front"]
     panel.scatter(points[:, across], points[:, up], s=8, color="#bbbbbb", label="points")
+    # Above the stars, which would hide it.
     panel.scatter(
-        points[front, across], points[front, up], s=14, color="#222222", label="Pareto front"
-    )
-    for k in (across, up):
+        points[front, across], points[front, up], s=12, color="#222222", label="Pareto front",
+        zorder=4,
+    )  # fmt: skip
+    for k, size in ((across, 260), (up, 150)):
         index = found["best"][k]
         panel.scatter(
-            points[index, across], points[index, up], s=110, marker="*", zorder=3,
+            points[index, across], points[index, up], s=size, marker="*", zorder=3,
             color=_COLOURS[k % len(_COLOURS)], label=f"best {found['metrics'][k]}",
         )  # fmt: skip
     for k, name in ((across, panel.set_xlabel), (up, panel.set_ylabel)):
@@ -67,7 +69,9 @@ def _draw_front(panel: Any, found: Mapping[str, Any]) -> None:
 def _draw_places(panel: Any, found: Mapping[str, Any]) -> None:
     places, front = found["places"], found["front"]
     panel.scatter(places[:, 0], places[:, 1], s=6, color="#dddddd")
-    panel.scatter(places[front, 0], places[front, 1], s=22, color="#222222", label="Pareto front")
+    panel.scatter(
+        places[front, 0], places[front, 1], s=12, color="#222222", label="Pareto front", zorder=4
+    )
     for k, (name, index) in enumerate(zip(found["metrics"], found["best"], strict=True)):
         # One inside the other where they fall together.
         panel.scatter(

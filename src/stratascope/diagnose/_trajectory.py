@@ -71,7 +71,7 @@ def trajectory_directions(
     explained = tuple((strengths[:count] / strengths.sum()).tolist())
     return Directions(
         vectors=tuple(_shape(vector[0], last) for vector in found),
-        labels=tuple(f"principal component {k + 1} of the training" for k in range(count)),
+        labels=tuple(f"component {k + 1} of the training, L2 distance" for k in range(count)),
         ranges=tuple(_reach(column) for column in path.T),
         method=f"principal components of {len(taken)} states, as unit vectors",
         origin=last,

@@ -115,7 +115,7 @@ def test_the_axes_of_hessian_directions_are_those_of_the_bowl():
 
     assert sorted(found["loss"][:, 1]) == pytest.approx([0.02, 2 * 0.9**2, 2 * 1.1**2])
     assert found["loss"][1].tolist() == pytest.approx([0.52, 0.02, 0.52])
-    assert found.labels[0] == "eigenvector 1 of the Hessian, eigenvalue 4"
+    assert found.labels[0] == "eigenvector 1 of the Hessian (4), L2 distance"
 
 
 def test_an_axis_goes_to_where_the_quadratic_model_has_five_times_the_loss():
@@ -149,7 +149,7 @@ def test_it_comes_back_as_it_was_saved_and_is_drawn(tmp_path):
     assert math.isnan(again.sharpness)
     np.testing.assert_array_equal(again.nodes, found.nodes)
     assert (tmp_path / "found.png").stat().st_size > 5000
-    assert figure.axes[0].get_xlabel() == "eigenvalue of the hessian"
+    assert figure.axes[0].get_xlabel() == "eigenvalue of the Hessian"
     with pytest.raises(StoreError, match="the place of a curvature must be free"):
         found.save(tmp_path / "found.zarr")
     with pytest.raises(StoreError, match="must be the folder of a curvature, and is none"):
