@@ -27,5 +27,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         exec(code, {"__name__": "page"})
         for name in PICTURES:
-            # A hundred colours are enough, and a third of the bytes.
-            Image.open(name).convert("RGB").quantize(100).save(HERE / name, optimize=True)
+            # A few colours are enough; by coverage, or a red star among greens would be lost.
+            Image.open(name).convert("RGB").quantize(200, Image.Quantize.MAXCOVERAGE).save(
+                HERE / name, optimize=True
+            )
