@@ -68,7 +68,7 @@ METRICS = {"mae": mae, "mse": mse, "ssim": ssim}
 
 
 def load_network() -> Any:
-    """Load ReconstructionNet without its package, which needs more than the peers' interpreter has."""
+    """Load ReconstructionNet without its package, which needs more than the peers have."""
     path = Path(__file__).parents[1] / "src/stratascope/seismic/_networks.py"
     spec = importlib.util.spec_from_file_location("reconstruction", path)
     assert spec is not None
