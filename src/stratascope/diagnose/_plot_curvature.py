@@ -25,7 +25,7 @@ def draw_curvature(
     for value in (*found["eigenvalues"], found["lowest"]):
         panel.axvline(value, ymax=0.06, color="#e4572e", linewidth=1.2)
     settings = found["settings"] or {}
-    panel.set_xlabel(f"eigenvalue of the {_NAMES.get(settings.get('matrix'), 'matrix')}")
+    panel.set_xlabel(f"eigenvalue of the {_NAMES.get(settings.get('matrix', ''), 'matrix')}")
     panel.set_ylabel("density, smoothed")
     title = f"trace {found['trace']:.3g} ± {found['trace_error']:.1g}"
     if "samples" in settings:
