@@ -22,15 +22,14 @@ def lag(found, meant):
     return int(np.correlate(found, meant, "full").argmax()) - (len(meant) - 1)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_gathers_are_those_of_the_scheme_that_made_openfwi(seed):
+@pytest.mark.parametrize(("seed", "shot", "column"), [(1, 0, 0), (2, 1, 16)])
+def test_gathers_are_those_of_the_scheme_that_made_openfwi(seed, shot, column):
     velocity = draw_velocity_map(np.random.default_rng(seed))[20:50, 20:54]
 
     found = simulate_shots(velocity, shots=3, steps=400)
 
-    for shot, column in ((0, 0), (1, 16)):
-        meant = slow_shot(velocity, column, 400)
-        assert np.linalg.norm(found[shot] - meant) < 0.002 * np.linalg.norm(meant)
+    meant = slow_shot(velocity, column, 400)
+    assert np.linalg.norm(found[shot] - meant) < 0.002 * np.linalg.norm(meant)
 
 
 def test_the_direct_wave_is_that_of_the_closed_form():

@@ -158,8 +158,8 @@ def benchmark(
         DataError: The data cannot be read, or ``to`` holds a benchmark with other settings.
 
     >>> from stratascope.seismic import Recipe, simulate
-    >>> simulate("CurveFault_A", samples=10, test_samples=2)
-    >>> recipe = Recipe(epochs=1, batch_size=9)
+    >>> simulate("CurveFault_A", samples=6, test_samples=1)
+    >>> recipe = Recipe(epochs=1, batch_size=5)
     >>> found = benchmark("CurveFault_A", to="out", recipe=recipe, seeds=2, base_channels=1)
     >>> len(found.runs), sorted(found.baselines), found.interval("InversionNet", "mae").mean < 2
     (4, ['mean by depth', 'mean map'], True)
