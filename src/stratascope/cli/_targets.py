@@ -239,7 +239,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             raise UsageError(f"{path} is no safetensors file: {first_line(error)}") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise UsageError(
             f"{path} is no file of weights, or holds more than weights, and its code is not run: "
             "save model.state_dict() with torch.save"

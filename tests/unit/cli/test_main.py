@@ -234,6 +234,7 @@ BAD_INPUT = {
     ),
     "no weights": (extract("--weights", "no.pt"), 2, "the weights file no.pt does not exist"),
     "other weights": (extract("--weights", "other.pt"), 2, "do not fit Sequential: 4 missing"),
+    "weights cut off": (extract("--weights", "cut.pt"), 2, "cut.pt is no file of weights"),
     "code in weights": (extract("--weights", "code.pt"), 2, "its code is not run"),
     "wrong shape": (extract(data="nets.py:images"), 1, "the model cannot take samples 0 to 2"),
     "no samples": (extract(data="nets.py:nothing"), 1, "data must have at least one sample"),
@@ -289,6 +290,7 @@ def test_bad_input_gets_one_sentence_and_nothing_is_overwritten(case, here, caps
     words, code, sentence = BAD_INPUT[case]
     torch.save({"weight": torch.zeros(3)}, "other.pt")
     torch.save(torch.nn.ReLU(), "code.pt")
+    Path("cut.pt").write_bytes(Path("other.pt").read_bytes()[:-200])
     (here / "taken").mkdir()
     (here / "taken" / "letter.txt").write_text("mine")
     if "full.zarr" in words:
