@@ -19,7 +19,7 @@ if __name__ == "__main__":
     blocks = re.findall(
         r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL
     )
-    finer = {"steps=7": "steps=17", "probes=3, depth=10": "probes=6, depth=20"}
+    finer = {"steps=5, span": "steps=17, span", "plane, steps=5": "plane, steps=17"}
     code = "\n".join(blocks)
     for quick, fine in finer.items():
         code = code.replace(quick, fine)

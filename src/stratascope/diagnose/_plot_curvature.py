@@ -27,7 +27,7 @@ def draw_curvature(
     settings = found["settings"] or {}
     panel.set_xlabel(f"eigenvalue of the {_NAMES.get(settings.get('matrix', ''), 'matrix')}")
     panel.set_ylabel("density, smoothed")
-    title = f"trace {found['trace']:.3g} ± {found['trace_error']:.1g}"
+    title = f"trace {found['trace']:.3g} ± {found['trace_error']:.2g}"
     if "samples" in settings:
         title += f" · {settings['parameters']:,} parameters · {settings['samples']} samples"
     panel.set_title(f"{title} · red: single eigenvalues", fontsize=9)
