@@ -13,8 +13,8 @@ from stratascope.cli._output import name_size, print_json, print_line, print_tab
 
 # The other extras belong to features that this release lacks.
 _USED_EXTRAS = (
-    "colour", "demo", "lightning", "objects", "pandas", "parquet", "safetensors", "seismic",
-    "transformers", "umap", "video", "xarray",
+    "colour", "demo", "diagnose", "lightning", "objects", "pandas", "parquet", "plot",
+    "safetensors", "seismic", "transformers", "umap", "video", "xarray",
 )  # fmt: skip
 _PACKAGES = ("torch", "numpy", "zarr", "numcodecs", "google-crc32c", "pillow", "cyclopts", "rich")
 
