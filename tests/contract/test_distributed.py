@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import stratascope as ss
+from naming import name_case
 from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import ModuleTable, match_sites
 from together import CHECKS, build, run_together
@@ -62,7 +63,7 @@ def test_values_are_the_same_inside_a_wrapper(wrap):
     assert are_same(capture(wrap(build()), SITES), capture(build(), SITES))
 
 
-@pytest.mark.parametrize("sites", SITES, ids=str)
+@pytest.mark.parametrize("sites", SITES, ids=name_case)
 def test_a_selector_means_the_same_inside_a_wrapper(sites):
     def match(model: nn.Module):
         return match_sites(ModuleTable(model, lambda name: True), sites)

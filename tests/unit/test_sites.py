@@ -6,6 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
+from naming import name_case
 from stratascope.errors import SiteNotFoundError
 from stratascope.sites import Match, ModuleTable, Site, class_names, match_sites, suggest
 
@@ -188,7 +189,7 @@ def test_a_port_or_a_call_that_cannot_be_is_refused(text, message):
         (["head", "enc.0", nn.Tanh, "enc.0"], ["enc.0", "layer1.1.1", "head"]),
         ((name for name in ("layer2", "enc")), ["enc", "layer2"]),
     ],
-    ids=str,
+    ids=name_case,
 )  # fmt: skip
 def test_a_selector_picks_modules_in_the_order_of_the_model(selector, expected):
     assert list(dict.fromkeys(names(selector))) == expected
@@ -318,7 +319,7 @@ def picks_nothing(name, module):
         (["enc.1", "nope"], "no site of the model matches 'nope'"),
         ([], "sites must name at least one site, got none: '**' means all"),
     ],
-    ids=str,
+    ids=name_case,
 )  # fmt: skip
 def test_what_matches_nothing_is_an_error_with_near_names(selector, message):
     with pytest.raises(SiteNotFoundError, match=re.escape(message)):

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import stratascope as ss
+from naming import name_case
 from networks import Loop, Prompted, Recurrent, Recursive, Reused, Tuples, conv1d_stack
 from stratascope.errors import CaptureError, SiteNotFoundError
 from stratascope.sites import Site
@@ -430,7 +431,7 @@ def test_a_tap_of_a_part_sees_only_that_part():
         ("ReLU[1]:grad", ["relu@3:grad", "relu@2:grad", "relu@1:grad"]),
         (["layers.0:grad", "layers.0"], ["layers.0", "layers.0:grad"]),
     ],
-    ids=str,
+    ids=name_case,
 )
 def test_calls_are_counted_from_the_first_and_from_the_last(selector, expected):
     with ss.tap(Reused(), selector) as acts:
@@ -596,7 +597,7 @@ def test_values_can_be_put_on_a_device(model, x):
 @pytest.mark.parametrize(
     "settings",
     [{"device": "cpu"}, {"dtype": torch.float32}, {"transform": lambda tensor: tensor}],
-    ids=str,
+    ids=name_case,
 )
 def test_a_conversion_that_changes_nothing_still_protects_from_later_writes(model, x, settings):
     with ss.tap(model, "0", **settings) as acts:

@@ -10,6 +10,7 @@ from pyarrow import parquet
 from torch import nn
 from torch.nn import functional as F
 
+from naming import name_case
 from stratascope.capture._trace import debug, trace
 from stratascope.errors import CaptureError, SiteNotFoundError
 
@@ -307,7 +308,7 @@ def test_modules_alone_are_recorded_without_operations(block):
 
 
 @pytest.mark.parametrize(
-    "wish", [{"keep": "all"}, {"statistics": True}, {"backward": torch.sum}], ids=str
+    "wish", [{"keep": "all"}, {"statistics": True}, {"backward": torch.sum}], ids=name_case
 )
 def test_what_needs_operations_says_so(block, wish):
     with pytest.raises(

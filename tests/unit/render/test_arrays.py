@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from naming import name_case
 from stratascope.render._arrays import as_values
 
 
@@ -27,7 +28,7 @@ class Lazy:
         np.ones((2, 3), ">f4"),
         np.ones((2, 3), np.complex64),
     ],
-    ids=str,
+    ids=name_case,
 )
 def test_anything_like_an_array_becomes_float64(source):
     values = as_values(source).array
@@ -41,7 +42,7 @@ def test_a_memory_map_is_read(tmp_path):
     np.testing.assert_array_equal(as_values(written).array, np.full((4, 5), 2.0))
 
 
-@pytest.mark.parametrize("source", [["a"], [object()], np.zeros(2, "M8[s]"), [{}]], ids=str)
+@pytest.mark.parametrize("source", [["a"], [object()], np.zeros(2, "M8[s]"), [{}]], ids=name_case)
 def test_what_is_no_number_is_refused(source):
     with pytest.raises(TypeError, match=r"array must be numbers, got dtype .*; convert it"):
         as_values(source)
