@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime  ## train two small networks on real seismograms, capture
 	$(BIN)/stratascope demo --to demo
 
 test: $(VENV)/.dev  ## run all tests, the examples in the documentation included
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: lint test  ## everything that a change must pass
 
