@@ -17,6 +17,7 @@ from stratascope.seismic._openfwi import OpenFWI
 from stratascope.seismic._simulate import RECORD
 from stratascope.seismic._train import Recipe, Samples, evaluate, hold_out, take_evenly, train
 from stratascope.seismic._weights import NETWORKS, build_network, read_weights
+from stratascope.seismic._whole import replacing
 
 MEAN_MAP, MEAN_BY_DEPTH = "mean map", "mean by depth"
 
@@ -292,6 +293,5 @@ def _score_guess(guess: Tensor, test: Samples) -> Scores:
 
 
 def _write_json(path: Path, plain: Any) -> None:
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")

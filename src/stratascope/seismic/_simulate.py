@@ -20,6 +20,7 @@ from stratascope.pipeline import Executor, Inline, Job
 from stratascope.pipeline._executor import Run
 from stratascope.seismic._velocity import SIZE, draw_velocity_map
 from stratascope.seismic._waves import SHOTS, SOLVER, STEPS, simulate_shots
+from stratascope.seismic._whole import replacing
 
 RECORD = "simulation.json"
 
@@ -271,9 +272,8 @@ def _claim(folder: Path, settings: dict[str, Any], *, resume: bool) -> None:
                 "simulation has described: name another"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = record.with_name(f"{RECORD}.unfinished")
-        temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(record)
+        with replacing(record) as unfinished:
+            unfinished.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         return
     if not resume:
         raise DataError(

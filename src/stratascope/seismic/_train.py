@@ -4,7 +4,6 @@ import contextlib
 import csv
 import importlib.util
 import math
-import os
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -24,6 +23,7 @@ from stratascope.errors import DataError
 from stratascope.pipeline._record import TrainingRecord, record
 from stratascope.seismic._metrics import Scores, score
 from stratascope.seismic._weights import check_state, read_checkpoint, save_weights
+from stratascope.seismic._whole import replacing
 from stratascope.sites import Selector
 
 _COLDEST = 1e-5  # of the learning rate, where the warm-up begins
@@ -440,9 +440,8 @@ class _Run:
             "progress": {name: getattr(self, name) for name in _PROGRESS},
             "settings": self._settings(),
         }
-        unfinished = self.checkpoint.with_suffix(".part")
-        torch.save(state, unfinished)
-        os.replace(unfinished, self.checkpoint)
+        with replacing(self.checkpoint) as unfinished:
+            torch.save(state, unfinished)
         self._saved_at, self._saved_step = time.monotonic(), self.step
 
     def _load(self) -> None:
@@ -474,12 +473,13 @@ class _Run:
         }
 
     def _write_table(self) -> None:
-        unfinished = self.folder / "metrics.csv.part"
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
+        with (
+            replacing(self.folder / "metrics.csv") as unfinished,
+            unfinished.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, list(self.history[0]))
             writer.writeheader()
             writer.writerows(self.history)
-        os.replace(unfinished, self.folder / "metrics.csv")
 
 
 def _run_epoch(

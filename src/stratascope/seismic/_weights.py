@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from stratascope._optional import require
 from stratascope.errors import DataError, first_line
 from stratascope.seismic._inversion_net import InversionNet, rename_legacy
 from stratascope.seismic._networks import ReconstructionNet
+from stratascope.seismic._whole import replacing
 from stratascope.sites import suggest
 
 Network = Literal["InversionNet", "ReconstructionNet"]
@@ -52,9 +52,8 @@ def save_weights(model: nn.Module, path: Path, facts: Mapping[str, Any]) -> None
     """Write the state of a network as safetensors, whole or not at all, with facts beside it."""
     save_file = require("safetensors.torch", extra="safetensors").save_file
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    unfinished = path.with_name(f"{path.name}.part")
-    save_file(state, unfinished, metadata={_FORMAT: json.dumps(dict(facts))})
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        save_file(state, unfinished, metadata={_FORMAT: json.dumps(dict(facts))})
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
