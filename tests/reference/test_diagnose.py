@@ -17,7 +17,13 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import StructuralSimilarityIndexMeasure
 from torchmetrics.regression import MeanSquaredError
 
-from stratascope.diagnose import curvature, hessian_directions, landscape, random_directions
+from stratascope.diagnose import (
+    Directions,
+    curvature,
+    hessian_directions,
+    landscape,
+    random_directions,
+)
 from stratascope.seismic import ReconstructionNet
 
 mse = nn.functional.mse_loss
@@ -177,6 +183,48 @@ def test_trace_and_density_agree_with_those_of_hessian_eigenthings():
 
     assert found.trace == pytest.approx(float(theirs.estimate), abs=5 * found.trace_error)
     assert own == pytest.approx(other, rel=0.3)
+
+
+def narrow_well(output, _):
+    """A shallow bowl with a well of width 0.1 at (0.37, -0.61), which no coarse grid hits."""
+    a, b = output.flatten()
+    well = torch.exp(-((a - 0.37) ** 2 + (b + 0.61) ** 2) / 0.02)
+    return 1 + (a * a + b * b) / 10 - well
+
+
+def narrow_peak(output, target):
+    return -narrow_well(output, target)
+
+
+def test_a_refined_grid_finds_a_narrow_minimum_with_few_of_the_points_of_the_fine_one():
+    model = nn.Linear(2, 1, bias=False).double()
+    nn.init.zeros_(model.weight)
+    data = [(torch.eye(2, dtype=torch.float64), torch.zeros(2, 1))]
+    directions = Directions(
+        tuple({"weight": row[None]} for row in torch.eye(2).double()),
+        ("a", "b"), ((-1.0, 1.0),) * 2, method="the weights",
+    )  # fmt: skip
+    metrics = {"well": narrow_well, "peak": narrow_peak}
+
+    def measure(*names, **settings):
+        chosen = {name: metrics[name] for name in names}
+        return landscape(model, chosen, data, directions=directions, progress=False, **settings)
+
+    plain, fine = (measure("well", "peak", steps=steps) for steps in (5, 33))
+    assert np.abs(np.subtract(plain.lowest("well")[0], (0.37, -0.61))).max() > 0.1
+    for name in metrics:
+        refined = measure(name, steps=5, refine=3)
+        measured = refined.rounds >= 0
+        found = refined.lowest("well") if name == "well" else refined.highest("peak")
+
+        np.testing.assert_array_equal(refined.axes, fine.axes)
+        np.testing.assert_array_equal(refined[name][::8, ::8], plain[name])
+        np.testing.assert_array_equal(refined[name][measured], fine[name][measured])
+        assert np.isnan(refined[name][~measured]).all()
+        assert found[0] == fine.lowest("well")[0]
+        assert np.abs(np.subtract(found[0], (0.37, -0.61))).max() < 1 / 16
+        # The grid, and three rounds around three places.
+        assert measured.sum() <= 25 + 3 * 48 < fine[name].size / 6
 
 
 def ssim(output, target):

@@ -33,6 +33,7 @@ def landscape(
     axes: Literal[1, 2] = 2,
     steps: int = 21,
     span: float | None = None,
+    refine: int = 0,
     batchnorm: Literal["frozen", "recalibrated", "batch"] = "frozen",
     maximize: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     seed: int = 0,
@@ -57,6 +58,7 @@ def landscape(
         axes: 1 for a line, 2 for a plane.
         steps: Points on each axis; with an odd number the model itself is one of them.
         span: How far each axis goes to either side; as far as the directions say unless given.
+        refine: How often to halve the spacing where a metric is lowest, highest or bent most.
         batchnorm: Statistics of batch normalisation: those of the model, gathered anew at each
             point, or those of each batch.
         maximize: Metrics of which more is better, such as ssim.
@@ -70,6 +72,8 @@ def landscape(
     for name, value, least in (("--workers", workers, 1), ("--steps", steps, 2)):
         if value < least:
             raise UsageError(f"{name} must be at least {least}, got {value}")
+    if not 0 <= refine <= 5:
+        raise UsageError(f"--refine must be from 0 to 5, got {refine}")
     model, metrics, batches = load_problem(problem, weights)
     batches = list(batches)
     wanted = set(maximize or ()) - set(metrics)
@@ -94,6 +98,7 @@ def landscape(
         directions=way,
         steps=steps,
         span=span,
+        refine=refine,
         batchnorm=batchnorm,
         seed=seed,
         workers=workers,

@@ -1,8 +1,7 @@
 """Metrics of a network around where it is."""
 
 import copy
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +21,13 @@ from stratascope.diagnose._fold import find_pairs
 from stratascope.diagnose._landscape_file import LandscapeFile, digest
 from stratascope.diagnose._landscape_result import Landscape
 from stratascope.diagnose._parameters import list_parameters
-from stratascope.diagnose._rows import Row, run_rows
+from stratascope.diagnose._refine import choose
+from stratascope.diagnose._rows import Row, Run, running
 from stratascope.errors import DataError, StoreError, first_line
 
 Span = float | tuple[float, float]
 
+_MOST_ROUNDS = 5  # an axis of 21 points has 641 then
 _AGREE = 1e-4  # of the largest output: how far folding may move any
 
 
@@ -38,6 +39,7 @@ def landscape(
     directions: Directions | None = None,
     steps: int | tuple[int, int] = 21,
     span: Span | tuple[Span, Span] | None = None,
+    refine: int = 0,
     batchnorm: BatchNorm = "frozen",
     seed: int = 0,
     fast: bool = True,
@@ -64,6 +66,11 @@ def landscape(
         steps: Points on each axis; with an odd number the model itself is one of them.
         span: How far each axis goes, ``a`` for ``(-a, a)``, or for each axis its own; as far as the
             directions say unless given.
+        refine: How often to halve the spacing where something is to be seen. In each round the
+            points at half of it within one spacing of where a metric is lowest, highest or bent
+            most are added: about 48 for each metric, or 6 on a line. The result has the finest
+            grid, NaN where nothing was measured, and `Landscape.rounds` tells what was. A basin
+            that no point of the first grid feels is not found.
         batchnorm: ``"frozen"`` for the running statistics of the model, whatever its parameters;
             ``"recalibrated"`` for statistics gathered anew over the batches at each point;
             ``"batch"`` for those of each batch.
@@ -95,11 +102,16 @@ def landscape(
     [0.0, 4.0, 16.0]
     """
     check_batchnorm(batchnorm)
+    if not 0 <= refine <= _MOST_ROUNDS:
+        raise ValueError(
+            f"refine must be from 0 to {_MOST_ROUNDS} rounds, got {refine}: give a smaller span to "
+            "look closer"
+        )
     list_parameters(model)
     with ExitStack() as stack:
         stack.enter_context(keeping_random(model))
         chosen = directions or random_directions(model, seed=seed)
-        axes = _lay_axes(chosen, steps, span)
+        axes = _lay_axes(chosen, steps, span, 2**refine)
         _check_between(model, chosen, batchnorm)
         if workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
@@ -115,29 +127,64 @@ def landscape(
         notes: list[str] = []
         if fast:
             job = _speed_up(job, [axis[0] for axis in axes], notes)
-        empty = _begin(job, axes, still, notes)
-        file = None if to is None else _open(Path(to), job, empty, resume)
-        rows = _list_rows(axes, [] if file is None else file.list_done())
+        begun = _begin(job, axes, still, notes, refine)
+        file = None if to is None else _open(Path(to), job, begun, resume)
         if file is not None:
-            begun = file.read()
-            empty = replace(empty, values=begun["values"], errors=begun["errors"])
-        total = int(np.prod([len(axis) for axis in axes]))
-        bar = stack.enter_context(ProgressBar("landscape", total, enabled=progress, unit="points"))
-        done = total - sum(len(points) for _, points in rows)
-        bar.update(done)
-        for number, found in run_rows(job, rows, workers):
-            row = found[0] if len(axes) == 1 else found
-            for k, metric in enumerate(job.metrics):
-                empty.values[metric][number] = row[..., k, 0]
-                empty.errors[metric][number] = row[..., k, 1]
-            if file is not None:
-                file.write_row(number, row)
-            done += len(found)
-            bar.update(done)
-    whole = replace(empty, notes=(*empty.notes, *_note_holes(empty.values)))
+            held = file.read()
+            begun = replace(
+                begun, values=held["values"], errors=held["errors"], rounds=file.list_rounds()
+            )
+        run = stack.enter_context(running(job, min(workers, len(axes[0]))))
+        for number in range(refine + 1):
+            for row in _measure(run, begun, number, refine, progress):
+                if file is not None:
+                    file.write_row(row, begun.to_dict())
+    whole = _finish(begun, refine)
     if file is not None:
-        file.note(whole.notes)
+        file.finish(whole.notes)
     return whole
+
+
+def _measure(run: Run, begun: Landscape, number: int, refine: int, progress: bool) -> Iterator[int]:
+    """Measure what one round adds, and iterate over the rows that have got something."""
+    rounds = begun.rounds
+    assert rounds is not None
+    spacing = 2 ** (refine - number)
+    if number:
+        # Nothing of a round that was begun before may change what it consists of.
+        known = (rounds >= 0) & (rounds < number)
+        found = (np.where(known, values, np.nan) for values in begun.values.values())
+        wanted = choose(found, 2 * spacing)
+    else:
+        wanted = np.zeros(rounds.shape, dtype=bool)
+        wanted[(slice(None, None, spacing),) * rounds.ndim] = True
+    missing = wanted & (rounds < 0)
+    total = int(wanted.sum())
+    done = total - int(missing.sum())
+    title = f"landscape, refined {number}×" if number else "landscape"
+    with ProgressBar(title, total, enabled=progress, unit="points") as bar:
+        bar.update(done)
+        for row, measured in run(_list_rows(begun.axes, missing)):
+            place = (row, missing[row])
+            for k, metric in enumerate(begun.values):
+                begun.values[metric][place] = measured[:, k, 0]
+                begun.errors[metric][place] = measured[:, k, 1]
+            rounds[place] = number
+            done += len(measured)
+            bar.update(done)
+            yield row
+
+
+def _finish(begun: Landscape, refine: int) -> Landscape:
+    rounds = begun.rounds
+    assert rounds is not None
+    measured = rounds >= 0
+    notes = [*begun.notes, *_note_holes(begun.values, measured)]
+    if refine:
+        notes.append(
+            f"refined: {measured.sum()} of {measured.size} points are measured, the others NaN"
+        )
+    return replace(begun, rounds=rounds if refine else None, notes=tuple(notes))
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -154,7 +201,7 @@ def _copy(model: nn.Module) -> nn.Module:
 
 
 def _lay_axes(
-    directions: Directions, steps: int | tuple[int, int], span: Any
+    directions: Directions, steps: int | tuple[int, int], span: Any, parts: int
 ) -> tuple[NDArray[np.float64], ...]:
     count = directions.axes
     numbers = (steps,) * count if isinstance(steps, int) else tuple(steps)
@@ -176,7 +223,9 @@ def _lay_axes(
             f"axes, got {span}"
         )
     return tuple(
-        np.linspace(pair[0], pair[1], number) for pair, number in zip(ends, numbers, strict=True)
+        # Every so many of these are those of the coarse axis, to the last bit.
+        np.linspace(pair[0], pair[1], (number - 1) * parts + 1)
+        for pair, number in zip(ends, numbers, strict=True)
     )
 
 
@@ -240,7 +289,11 @@ def _agree(plain: Any, quick: Any) -> bool:
 
 
 def _begin(
-    job: Job, axes: tuple[NDArray[np.float64], ...], still: NDArray[np.float64], notes: list[str]
+    job: Job,
+    axes: tuple[NDArray[np.float64], ...],
+    still: NDArray[np.float64],
+    notes: list[str],
+    refine: int,
 ) -> Landscape:
     shape = tuple(len(axis) for axis in axes)
     cosine = job.directions.cosine()
@@ -255,7 +308,9 @@ def _begin(
         labels=job.directions.labels,
         path=job.directions.path,
         explained=job.directions.explained,
+        rounds=np.full(shape, -1, dtype=np.int8),
         settings={
+            "refine": refine,
             "directions": job.directions.method,
             "cosine": cosine,
             "batchnorm": job.batchnorm,
@@ -284,11 +339,13 @@ def _note_model(job: Job) -> list[str]:
     return notes
 
 
-def _note_holes(values: Mapping[str, NDArray[np.float64]]) -> list[str]:
+def _note_holes(
+    values: Mapping[str, NDArray[np.float64]], measured: NDArray[np.bool_]
+) -> list[str]:
     return [
-        f"{name} is not finite at {bad} of {found.size} points"
+        f"{name} is not finite at {bad} of {measured.sum()} points"
         for name, found in values.items()
-        if (bad := int((~np.isfinite(found)).sum()))
+        if (bad := int((~np.isfinite(found[measured])).sum()))
     ]
 
 
@@ -304,7 +361,9 @@ def _open(path: Path, job: Job, empty: Landscape, resume: bool) -> LandscapeFile
         {name: value for name, value in tensors.items() if isinstance(value, Tensor)}, words
     )
     if not resume or not path.exists():
-        return LandscapeFile.create(path, empty.to_dict(), key)
+        refined = bool(empty.settings and empty.settings["refine"])
+        held = empty if refined else replace(empty, rounds=None)
+        return LandscapeFile.create(path, held.to_dict(), key)
     file = LandscapeFile.open(path)
     if file.key != key:
         raise StoreError(
@@ -314,10 +373,18 @@ def _open(path: Path, job: Job, empty: Landscape, resume: bool) -> LandscapeFile
     return file
 
 
-def _list_rows(axes: tuple[NDArray[np.float64], ...], done: Sequence[bool]) -> list[Row]:
-    first, *others = (axis.tolist() for axis in axes)
+def _list_rows(axes: tuple[NDArray[np.float64], ...], missing: NDArray[np.bool_]) -> list[Row]:
+    first, *others = axes
     return [
-        (number, [(value, *rest) for rest in itertools.product(*others)])
-        for number, value in enumerate(first)
-        if number >= len(done) or not done[number]
+        (
+            int(row),
+            [
+                (
+                    float(first[row]),
+                    *(float(axis[k]) for axis, k in zip(others, place, strict=True)),
+                )
+                for place in np.argwhere(missing[row])
+            ],
+        )
+        for row in np.flatnonzero(missing.reshape(len(first), -1).any(axis=1))
     ]

@@ -40,6 +40,15 @@ class LandscapeFile:
                 fill_value=np.nan,
                 dimension_names=["metric", *names],
             )
+        if fields["rounds"] is not None:
+            group.create_array(
+                "rounds",
+                shape=shape[1:],
+                chunks=(1, *shape[2:]),
+                dtype="int8",
+                fill_value=-1,
+                dimension_names=names,
+            )
         group.create_array("done", shape=shape[1:2], chunks=(1,), dtype="bool", fill_value=False)
         for name, axis in zip(names, axes, strict=True):
             group.create_array(name, data=np.asarray(axis), dimension_names=[name])
@@ -76,17 +85,28 @@ class LandscapeFile:
         """Tell of each row whether it is there."""
         return [bool(flag) for flag in self._group["done"][:]]
 
-    def write_row(self, row: int, found: NDArray[np.float64]) -> None:
-        """Write one row, ``(points, metrics, 2)``, or ``(metrics, 2)`` of a line."""
-        moved = np.moveaxis(found, -2, 0)
-        self._group["values"][:, row] = moved[..., 0]
-        self._group["errors"][:, row] = moved[..., 1]
-        # Last, so that what is marked is there.
-        self._group["done"][row] = True
+    def list_rounds(self) -> NDArray[np.int8]:
+        """Tell of each point in which round it was measured; -1 where it is not there."""
+        if "rounds" in self._group:
+            return self._group["rounds"][:]
+        rounds = np.full(self._group["values"].shape[1:], -1, dtype=np.int8)
+        rounds[self.list_done()] = 0
+        return rounds
 
-    def note(self, notes: tuple[str, ...]) -> None:
-        """Say what a reader must know."""
+    def write_row(self, row: int, fields: Mapping[str, Any]) -> None:
+        """Write one row of a landscape's fields."""
+        for name in ("values", "errors"):
+            self._group[name][:, row] = np.stack([grid[row] for grid in fields[name].values()])
+        # Last, so that what is marked is there.
+        if "rounds" in self._group:
+            self._group["rounds"][row] = fields["rounds"][row]
+        else:
+            self._group["done"][row] = True
+
+    def finish(self, notes: tuple[str, ...]) -> None:
+        """Say that all is there, and what a reader must know."""
         self._group.attrs["notes"] = list(notes)
+        self._group["done"][:] = True
 
     def read(self) -> dict[str, Any]:
         """Give the fields of the landscape."""
@@ -105,16 +125,16 @@ class LandscapeFile:
             "explained": tuple(attributes["explained"]),
             "settings": attributes["settings"],
             "notes": tuple(attributes["notes"]),
+            "rounds": group["rounds"][:] if "rounds" in group else None,
         }
 
 
 def write(path: Path, fields: Mapping[str, Any]) -> None:
     """Write a whole landscape."""
     file = LandscapeFile.create(path, fields)
-    values, errors = (np.stack(list(fields[name].values())) for name in ("values", "errors"))
-    both = np.stack([values, errors], axis=-1)
-    for row in range(values.shape[1]):
-        file.write_row(row, np.moveaxis(both[:, row], 0, -2))
+    for row in range(len(fields["axes"][0])):
+        file.write_row(row, fields)
+    file.finish(fields["notes"])
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -126,9 +146,13 @@ def read(path: Path) -> dict[str, Any]:
     file = LandscapeFile.open(path)
     done = file.list_done()
     if not all(done):
+        found = file.read()["rounds"]
+        held = f"{sum(done)} of {len(done)} rows"
+        if found is not None:
+            held = f"{(found >= 0).sum()} points of one that is refined"
         raise StoreError(
-            f"a landscape must be finished to be read, and {path} has {sum(done)} of {len(done)} "
-            "rows: run the same again with resume=True (--resume)"
+            f"a landscape must be finished to be read, and {path} has {held}: run the same again "
+            "with resume=True (--resume)"
         )
     return file.read()
 

@@ -21,7 +21,7 @@ class Landscape:
 
     Attributes:
         values: By metric, its value at each point of the grid, in the order of `axes`, NaN where
-            the network or the metric gave NaN.
+            the network or the metric gave NaN, or nothing was measured.
         errors: By metric, the standard error of each value, from the spread between batches. NaN
             where there is one batch only.
         centre: By metric, its value and standard error at the model as it was given.
@@ -31,6 +31,8 @@ class Landscape:
         explained: For each axis the part of the path's variance that it holds; empty without one.
         settings: How it was made: directions, batch normalisation, samples, batches, seed.
         notes: What a reader must know.
+        rounds: Of a refined grid the round in which each point was measured: 0 for the first grid,
+            -1 for not at all. None where all points were measured at once.
 
     >>> found = Landscape(
     ...     values={"mse": np.array([4.0, 1.0, np.nan])},
@@ -52,6 +54,7 @@ class Landscape:
     explained: tuple[float, ...] = ()
     settings: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    rounds: NDArray[np.int8] | None = None
 
     def __getitem__(self, metric: str) -> NDArray[np.float64]:
         """Give the values of a metric.
@@ -68,6 +71,8 @@ class Landscape:
 
     def __repr__(self) -> str:
         size = "×".join(str(len(axis)) for axis in self.axes)
+        if self.rounds is not None:
+            size = f"{(self.rounds >= 0).sum()} of {size}"
         return f"Landscape({size} points, metrics: {', '.join(self.values)})"
 
     def lowest(self, metric: str) -> tuple[tuple[float, ...], float]:
@@ -80,6 +85,7 @@ class Landscape:
 
     def table(self) -> str:
         """Lay out each metric at the model, its lowest and its highest value, and where."""
+        missing = 0 if self.rounds is None else int((self.rounds < 0).sum())
         rows = [
             [
                 metric,
@@ -90,7 +96,7 @@ class Landscape:
                     for place, value in (self.lowest(metric), self.highest(metric))
                     for cell in (f"{value:.4g}", ", ".join(f"{part:.3g}" for part in place))
                 ),
-                str(int(np.isnan(self.values[metric]).sum())),
+                str(int(np.isnan(self.values[metric]).sum()) - missing),
             ]
             for metric in self.values
         ]
@@ -124,6 +130,7 @@ class Landscape:
     ) -> Any:
         """Draw the metrics side by side: lines with their error, or surfaces seen from above.
 
+        The points that refined a surface are dots, and what was not measured is interpolated.
         Needs matplotlib, the extra ``plot``.
 
         Args:

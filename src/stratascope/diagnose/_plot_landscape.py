@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stratascope._optional import require
+from stratascope.diagnose._refine import fill
 
 _PANEL_INCHES = 4.6
 _LEVELS = 14
@@ -41,6 +42,9 @@ def draw_landscape(
 
 def _draw_line(_: Any, panel: Any, found: Mapping[str, Any], name: str, log: bool) -> None:
     (axis,), values, errors = found["axes"], found["values"][name], found["errors"][name]
+    if found["rounds"] is not None:
+        measured = found["rounds"] >= 0
+        axis, values, errors = axis[measured], values[measured], errors[measured]
     shown = _scale(values, log)
     panel.plot(axis, shown, color="#1f4e79", marker=".", markersize=4)
     if not np.isnan(errors).all():
@@ -53,7 +57,10 @@ def _draw_line(_: Any, panel: Any, found: Mapping[str, Any], name: str, log: boo
 
 def _draw_surface(figure: Any, panel: Any, found: Mapping[str, Any], name: str, log: bool) -> None:
     across, up = found["axes"]
-    shown = np.ma.masked_invalid(_scale(found["values"][name], log)).T
+    shown = _scale(found["values"][name], log)
+    if found["rounds"] is not None:
+        shown = fill(shown, found["rounds"])
+    shown = np.ma.masked_invalid(shown).T
     # What is NaN stays grey.
     panel.set_facecolor("#bbbbbb")
     if shown.count():
@@ -69,6 +76,9 @@ def _draw_surface(figure: Any, panel: Any, found: Mapping[str, Any], name: str, 
                 linewidths=0.5,
                 linestyles="solid",
             )
+    if found["rounds"] is not None:
+        added = np.argwhere(found["rounds"] > 0)
+        panel.plot(across[added[:, 0]], up[added[:, 1]], ".", color="#ffffff", markersize=1)
     path = _list_path(found)
     if len(path):
         panel.plot(path[:, 0], path[:, 1], color="#e4572e", marker=".", linewidth=1.2)

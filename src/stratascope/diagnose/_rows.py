@@ -5,8 +5,10 @@ import multiprocessing
 import os
 import pickle
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +21,24 @@ from stratascope.errors import DataError, StratascopeError, first_line
 Row = tuple[int, Sequence[tuple[float, ...]]]
 """Its number, and its points."""
 
+Run = Callable[[Sequence[Row]], Iterator[tuple[int, NDArray[np.float64]]]]
+"""Gives for rows their numbers and ``(points, metrics, 2)``, in any order."""
+
 _here: Evaluator | Exception | None = None
 
 
-def run_rows(
-    job: Job, rows: Sequence[Row], workers: int
-) -> Generator[tuple[int, NDArray[np.float64]]]:
-    """Evaluate rows, and iterate over their numbers and ``(points, metrics, 2)``, in any order.
+@contextmanager
+def running(job: Job, workers: int) -> Generator[Run]:
+    """Be ready to evaluate rows of a job.
 
     Raises:
         DataError: The job cannot be handed to another process.
         StratascopeError: A process ended in the middle of its work.
     """
-    if workers == 1 or len(rows) < 2:
+    if workers == 1:
         evaluator = Evaluator(job)
-        for number, points in rows:
-            yield number, _run(evaluator, points)
+        yield lambda rows: ((number, _run(evaluator, points)) for number, points in rows)
         return
-    yield from _run_elsewhere(job, rows, min(workers, len(rows)))
-
-
-def _run_elsewhere(
-    job: Job, rows: Sequence[Row], workers: int
-) -> Generator[tuple[int, NDArray[np.float64]]]:
     descriptor, name = tempfile.mkstemp(prefix="stratascope-", suffix=".pt")
     os.close(descriptor)
     try:
@@ -54,20 +51,27 @@ def _run_elsewhere(
             initargs=(name, max(1, torch.get_num_threads() // workers)),
         )
         try:
-            waiting = {pool.submit(_run_here, points): number for number, points in rows}
-            for one in concurrent.futures.as_completed(waiting):
-                yield waiting[one], one.result()
-        except BrokenProcessPool as error:
-            raise StratascopeError(
-                "the processes must live until the last row, and one ended, perhaps because memory "
-                "ran out: take fewer workers; with to= the rows that are done are kept for "
-                "resume=True (--resume). A script must do its work below "
-                "`if __name__ == '__main__':`"
-            ) from error
+            yield partial(_share, pool)
         finally:
             pool.shutdown(cancel_futures=True)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _share(
+    pool: concurrent.futures.Executor, rows: Sequence[Row]
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    try:
+        waiting = {pool.submit(_run_here, points): number for number, points in rows}
+        for one in concurrent.futures.as_completed(waiting):
+            yield waiting[one], one.result()
+    except BrokenProcessPool as error:
+        raise StratascopeError(
+            "the processes must live until the last row, and one ended, perhaps because memory "
+            "ran out: take fewer workers; with to= the rows that are done are kept for "
+            "resume=True (--resume). A script must do its work below "
+            "`if __name__ == '__main__':`"
+        ) from error
 
 
 def _save(job: Job, name: str) -> None:

@@ -26,7 +26,8 @@ class Tradeoffs:
         places: The coordinates of each of these points, or the number of its checkpoint,
             ``(points, axes)``.
         agreement: Spearman's rank correlation of each pair, ``(metrics, metrics)``, with the sign
-            that makes 1 of two metrics that always agree on which point is the better one.
+            that makes 1 of two metrics that always agree on which point is the better one. Of a
+            refined landscape over its first grid alone, so that no place counts for more.
         best: For each metric the index of its best point.
         front: The indices of the points that no other point is better than in one metric without
             being worse in another: the Pareto front.
@@ -117,10 +118,15 @@ def tradeoffs(
     >>> found.front.tolist(), round(float(found.agreement[0, 1]), 3)
     ([1, 2], 0.5)
     """
+    first: Any = True
     if isinstance(values, Landscape):
         grids: Mapping[str, Any] = values.values
         mesh = np.meshgrid(*values.axes, indexing="ij")
         places = np.stack([axis.ravel() for axis in mesh], axis=1)
+        if values.rounds is not None:
+            measured = values.rounds >= 0
+            grids = {name: grid[measured] for name, grid in grids.items()}
+            places, first = places[measured.ravel()], values.rounds[measured] == 0
     else:
         grids, places = values, np.empty((0, 1))
     columns = {name: np.asarray(grid, dtype=np.float64).ravel() for name, grid in grids.items()}
@@ -140,9 +146,10 @@ def tradeoffs(
     if not len(places):
         places = np.arange(len(points), dtype=np.float64)[:, None]
     kept = np.asarray(np.isfinite(points).all(axis=1))
-    if kept.sum() < 2:
+    first = (kept & first)[kept]
+    if first.sum() < 2:
         raise ValueError(
-            f"two points or more must have a finite value of every metric, got {kept.sum()} of "
+            f"two points or more must have a finite value of every metric, got {first.sum()} of "
             f"{len(points)}"
         )
     points, places = points[kept], places[kept]
@@ -155,7 +162,7 @@ def tradeoffs(
         maximize=tuple(name for name in columns if name in maximize),
         points=points,
         places=places,
-        agreement=_correlate(losses),
+        agreement=_correlate(losses[first]),
         best=losses.argmin(axis=0),
         front=_find_front(losses),
         notes=(f"{lost} points without a finite value of every metric are left out",) * bool(lost),

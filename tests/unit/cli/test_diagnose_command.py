@@ -56,6 +56,11 @@ def test_a_landscape_is_written_drawn_and_told(here, capsys):
     assert (here / "out/tradeoffs.png").exists()
 
 
+def test_a_landscape_is_refined(here):
+    assert diagnose("landscape", "build", "--steps", "3", "--axes", "1", "--refine", "2") == 0
+    assert Landscape.load(here / "out/landscape.zarr").rounds.max() == 2
+
+
 def test_a_landscape_as_json_goes_on_where_it_was(here, capsys):
     words = ("landscape", "build", "--steps", "3", "--axes", "1", "--json")
     assert diagnose(*words) == 0
@@ -109,6 +114,7 @@ def test_curvature_as_json_has_no_nan(here, capsys):
     [
         (("landscape", "wrong"), "must give a model, metrics by name and batches, as a tuple"),
         (("landscape", "build", "--steps", "1"), "--steps must be at least 2, got 1"),
+        (("landscape", "build", "--refine", "-1"), "--refine must be from 0 to 5, got -1"),
         (("landscape", "build", "--workers", "0"), "--workers must be at least 1, got 0"),
         (("landscape", "build", "--maximize", "ssim"), "--maximize must name metrics of mse, mae"),
         (("landscape", "build", "--between", "a.pt"), "--between must be two files, got 1"),

@@ -2,13 +2,21 @@
 
 import copy
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from stratascope.diagnose import Directions, Landscape, landscape, random_directions
+from stratascope.diagnose import (
+    Directions,
+    Landscape,
+    landscape,
+    random_directions,
+    tradeoffs,
+)
+from stratascope.diagnose._refine import fill
 from stratascope.errors import DataError, StoreError
 
 
@@ -436,6 +444,110 @@ def test_a_run_goes_on_only_with_the_same_model_and_data(network, batches, tmp_p
     assert measure(network, batches, to=to, resume=True)["mse"].shape == (3, 3)
 
 
+def test_a_refined_run_that_was_stopped_goes_on_with_the_same_points(network, batches, tmp_path):
+    calls = []
+
+    def stop_later(output, target):
+        calls.append(None)
+        if len(calls) == limit:
+            raise RuntimeError("stopped")
+        return mean_square(output, target)
+
+    metrics, limit = {"mse": stop_later}, 0
+    whole = measure(network, batches, metrics=metrics, refine=2)
+    total, to = len(calls), tmp_path / "found.zarr"
+    # The second time in the last round.
+    for stopped in (50, total - 50):
+        calls.clear()
+        limit = stopped
+        with pytest.raises(RuntimeError, match="stopped"):
+            measure(network, batches, metrics=metrics, refine=2, to=to, resume=True)
+        limit = 0
+    with pytest.raises(StoreError, match=r"has \d+ points of one that is refined: run the same"):
+        Landscape.load(to)
+    with pytest.raises(StoreError, match="had others"):
+        measure(network, batches, metrics=metrics, steps=9, to=to, resume=True)
+    found = measure(network, batches, metrics=metrics, refine=2, to=to, resume=True)
+
+    for one in (found, Landscape.load(to)):
+        np.testing.assert_array_equal(one["mse"], whole["mse"])
+        np.testing.assert_array_equal(one.errors["mse"], whole.errors["mse"])
+        np.testing.assert_array_equal(one.rounds, whole.rounds)
+    assert not np.isnan(found.errors["mse"][found.rounds >= 0]).any()
+    found.save(tmp_path / "again.zarr")
+    assert Landscape.load(tmp_path / "again.zarr").table() == whole.table()
+
+
+def test_a_refined_grid_in_other_processes_is_the_same(network, batches):
+    metrics = {"mse": nn.functional.mse_loss}
+    line = random_directions(network, 1)
+    alone, shared = (
+        measure(network, batches, metrics=metrics, directions=line, refine=3, workers=n)
+        for n in (1, 2)
+    )
+
+    np.testing.assert_array_equal(alone.rounds, shared.rounds)
+    np.testing.assert_allclose(alone["mse"], shared["mse"], rtol=1e-6)
+    assert alone["mse"].shape == (17,)
+    assert (alone.rounds == 0).nonzero()[0].tolist() == [0, 8, 16]
+
+
+def test_points_between_those_of_a_refined_grid_are_interpolated_and_nan_stays():
+    across, up = np.meshgrid(np.arange(9.0), np.arange(5.0), indexing="ij")
+    plane = 3 * across - 2 * up + 1
+    rounds = np.full(plane.shape, -1, dtype=np.int8)
+    rounds[::4, ::4] = 0
+    rounds[:5:2, ::2] = np.where(rounds[:5:2, ::2] < 0, 1, 0)
+    measured = np.where(rounds >= 0, plane, np.nan)
+    np.testing.assert_allclose(fill(measured, rounds), plane)
+    measured[2, 2] = np.nan
+
+    assert np.argwhere(np.isnan(fill(measured, rounds))).tolist() == [
+        [a, b] for a in (1, 2, 3) for b in (1, 2, 3)
+    ]
+
+
+def test_what_was_not_measured_is_no_nan_of_a_metric(tmp_path):
+    model = nn.Linear(2, 1, bias=False)
+    nn.init.ones_(model.weight)
+    data = [(torch.eye(2), torch.zeros(2, 1))]
+    metrics = {"log": lambda output, _: output.sum().log(), "mse": mean_square}
+    directions = Directions(
+        tuple({"weight": row[None]} for row in torch.eye(2)), ("a", "b"), ((-2.0, 2.0),) * 2, "hand"
+    )
+    found = measure(model, data, metrics=metrics, directions=directions, steps=5, refine=1)
+    holes = ~np.isfinite(found["log"]) & (found.rounds >= 0)
+    missing = holes.sum()
+
+    assert found.table().splitlines()[1].split()[-1] == str(np.isnan(found["log"][holes]).sum())
+    assert found.notes[-2:] == (
+        f"log is not finite at {missing} of {(found.rounds >= 0).sum()} points",
+        f"refined: {(found.rounds >= 0).sum()} of 81 points are measured, the others NaN",
+    )
+    assert repr(found).startswith(f"Landscape({(found.rounds >= 0).sum()} of 9×9 points")
+    related = tradeoffs(found)
+    even = replace(
+        found, values={name: grid[::2, ::2] for name, grid in found.values.items()},
+        axes=tuple(axis[::2] for axis in found.axes), rounds=None,
+    )  # fmt: skip
+    assert len(related.points) == (found.rounds >= 0).sum() - missing
+    assert related.points[related.best[1], 1] == found["mse"][(found.rounds >= 0) & ~holes].min()
+    np.testing.assert_array_equal(related.agreement, tradeoffs(even).agreement)
+
+
+def test_a_refined_surface_and_line_are_drawn(network, batches, tmp_path):
+    surface = measure(network, batches, refine=2)
+    line = measure(network, batches, directions=random_directions(network, 1), refine=2)
+    panel = surface.plot(to=tmp_path / "found.png").axes[0]
+    dots = next(one for one in panel.lines if len(one.get_xdata()) > 1)
+
+    assert not np.ma.is_masked(panel.collections[0].get_array())
+    assert len(dots.get_xdata()) == (surface.rounds > 0).sum()
+    drawn = line.plot(log=True).axes[0].lines[0]
+    np.testing.assert_array_equal(drawn.get_xdata(), line.axes[0][line.rounds >= 0])
+    np.testing.assert_array_equal(drawn.get_ydata(), np.log10(line["mse"][line.rounds >= 0]))
+
+
 def test_a_landscape_comes_back_as_it_was_saved(network, batches, tmp_path):
     found = measure(network, batches)
     found.save(tmp_path / "found.zarr")
@@ -466,6 +578,7 @@ def test_it_is_drawn_and_its_table_has_each_metric(network, batches, tmp_path):
         ({"steps": (3, 3, 3)}, "one for each of 2 axes"),
         ({"span": (1.0, -1.0)}, "span must be a positive number"),
         ({"span": -1.0}, "span must be a positive number"),
+        ({"refine": 6}, "refine must be from 0 to 5 rounds, got 6: give a smaller span to look"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"metrics": {}}, "metrics must be functions by name"),
         ({"metrics": mean_square}, "metrics must be functions by name"),
