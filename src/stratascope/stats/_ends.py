@@ -7,7 +7,6 @@ layers of a running model: its range, its infinite values, whether it is active,
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 from stratascope.stats._arrays import Array, fits_float32, namespace, widen
 
 # Values that are looked at together: they stay in the cache of a core for the second look.
-_AT_ONCE = 2**18
+_AT_ONCE = 2**16
+# Values that are worth handing to a thread.
+_A_THREAD = 2**18
 _ON_DEVICE = 2**24
 NONFINITE = ("nans", "plus_infs", "minus_infs")
 
@@ -39,13 +40,7 @@ def look(array: Array, chosen: Array, run: Any = map) -> tuple[Array, Ends]:
     """
     xp, maps = namespace(array), array.reshape(-1, array.shape[2])
     dtype = "float32" if fits_float32(array) else "float64"
-    step = _step(maps)
-    spans = [maps[start : start + step] for start in range(0, len(maps), step)]
-    visit = partial(_visit if xp is np else _visit_on_device, dtype, chosen)
-    found = list((run if len(spans) > 1 and xp is np else map)(visit, spans))
-    thin, ends = xp.concatenate([thin for thin, _ in found]), join([ends for _, ends in found])
-    if xp is np:
-        _mend(maps, dtype, ends)
+    thin, ends = (_look_here if xp is np else _look_on_device)(maps, chosen, dtype, run)
     ends["values"] = xp.full_like(ends["maxima_at"], maps.shape[1])
     shape = array.shape[:2]
     return thin.reshape(*shape, -1), {name: end.reshape(shape) for name, end in ends.items()}
@@ -63,18 +58,36 @@ def count_nonfinite(maps: Array) -> Ends:
     return {name: mask.sum(-1) for name, mask in zip(NONFINITE, masks, strict=True)}
 
 
-def _step(maps: Array) -> int:
-    """Tell how many maps to look at together."""
-    return max(1, (_AT_ONCE if isinstance(maps, np.ndarray) else _ON_DEVICE) // maps.shape[1])
+def _step(maps: Array, size: int) -> int:
+    """Tell how many maps hold about so many values."""
+    return max(1, size // maps.shape[1])
 
 
-def _visit(dtype: str, places: NDArray[np.int64], maps: NDArray[Any]) -> tuple[Array, Ends]:
-    wide, ends = widen(maps, dtype), Ends()
+def _look_here(
+    maps: NDArray[Any], chosen: NDArray[np.int64], dtype: str, run: Any
+) -> tuple[Array, Ends]:
+    at = np.empty((2, len(maps)), np.intp)
+    thin = np.empty((len(maps), len(chosen)), maps.dtype)
+    few, many = _step(maps, _AT_ONCE), _step(maps, _A_THREAD)
+
+    def visit(start: int) -> None:
+        for first in range(start, min(start + many, len(maps)), few):
+            span = slice(first, min(first + few, start + many))
+            wide = widen(maps[span], dtype)
+            wide.argmax(1, at[0, span])
+            wide.argmin(1, at[1, span])
+            # Without a mode there is a copy on the way.
+            maps[span].take(chosen, 1, thin[span], "clip")
+
+    starts = range(0, len(maps), many)
+    for _ in (run if len(starts) > 1 else map)(visit, starts):
+        pass
     # One index into all of them is had in a third of the time of two.
-    flat, first = wide.reshape(-1), np.arange(0, wide.size, wide.shape[1])
-    for name, at in (("maxima", wide.argmax(1)), ("minima", wide.argmin(1))):
-        ends |= {name: flat[first + at], f"{name}_at": at}
-    return maps.take(places, 1), ends
+    flat, first = maps.reshape(-1), np.arange(0, maps.size, maps.shape[1])
+    ends = {"maxima_at": at[0], "minima_at": at[1]}
+    ends |= {name: widen(flat[first + ends[f"{name}_at"]], dtype) for name in ("maxima", "minima")}
+    _mend(maps, dtype, ends)
+    return thin, ends
 
 
 def _mend(maps: NDArray[Any], dtype: str, ends: Ends) -> None:
@@ -82,15 +95,17 @@ def _mend(maps: NDArray[Any], dtype: str, ends: Ends) -> None:
     ends |= {name: np.zeros(len(maps), np.int64) for name in NONFINITE}
     with np.errstate(over="ignore", invalid="ignore"):
         spoilt = np.flatnonzero(~np.isfinite(ends["maxima"] + ends["minima"]))
-    for start in range(0, len(spoilt), _step(maps)):
-        rows = spoilt[start : start + _step(maps)]
+    step = _step(maps, _AT_ONCE)
+    for start in range(0, len(spoilt), step):
+        rows = spoilt[start : start + step]
         for name, exact in _find_finite(widen(maps[rows], dtype)).items():
             ends[name][rows] = exact
 
 
-def _visit_on_device(dtype: str, places: Array, maps: Array) -> tuple[Array, Ends]:
+def _look_on_device(maps: Array, chosen: Array, dtype: str, _: Any) -> tuple[Array, Ends]:
     # To ask it which maps are all finite would mean to wait for it.
-    return maps.index_select(1, places), _find_finite(widen(maps, dtype))
+    parts = maps.split(_step(maps, _ON_DEVICE))
+    return maps.index_select(1, chosen), join([_find_finite(widen(part, dtype)) for part in parts])
 
 
 def _find_finite(maps: Array) -> Ends:
