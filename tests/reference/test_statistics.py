@@ -65,19 +65,33 @@ def test_without_the_numbers_of_samples_nobody_knows_where_nan_begins():
     assert counts.compute().first_nonfinite.tolist() == [-1]
 
 
-@pytest.mark.parametrize("far", [0, 1e3, 1e7])
-def test_the_variance_that_is_had_in_one_pass_less_keeps_its_digits(far):
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(40, 3, 900)) + far
-    # The first value, which comes off all others, is the farthest out.
+@pytest.mark.parametrize("order", [2, 4])
+@pytest.mark.parametrize("far", [0, 2, 1e3, 1e7])
+def test_moments_keep_their_digits_wherever_the_values_lie(order, far):
+    values = RNG(0).normal(size=(40, 6, 900)) + far
+    # The first value is the farthest out, then the first ones differ from the others.
     values[0, 1, 0] = far + 1e4
-    values[:, 2] = far
-    moments = stats.Moments(order=2)
-    moments.update(values[:20])
-    moments.update(values[20:])
+    values[:, 2] = far + 0.1
+    values[0, 3, :200] = far - 1e3
+    values[5, 4, 7:9] = np.nan, np.inf
+    values[:, 5] = np.abs(values[:, 5])
+    found = stats.Moments(order)
+    found.update(values[:20])
+    found.update(values[20:])
+    found = found.compute()
 
-    np.testing.assert_allclose(moments.compute().variance, values.var((0, 2)), rtol=1e-11)
-    assert moments.compute().variance[2] == 0
+    for channel, wanted in enumerate(by_channel(values)):
+        np.testing.assert_allclose(found.mean[channel], wanted.mean(), rtol=1e-12, atol=1e-13)
+        if channel == 2:
+            assert found.variance[channel] == 0
+            continue
+        np.testing.assert_allclose(found.variance[channel], wanted.var(), rtol=1e-11)
+        if order == 4:
+            apart = wanted - wanted.mean()
+            skewness, kurtosis = scipy.stats.skew(apart), scipy.stats.kurtosis(apart)
+            np.testing.assert_allclose(found.skewness[channel], skewness, rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(found.kurtosis[channel], kurtosis, rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(found.mean_abs[channel], np.abs(wanted).mean(), rtol=1e-12)
 
 
 def test_extremes():
@@ -228,6 +242,22 @@ def test_quantiles_have_the_shape_that_numpy_gives_them():
 def test_what_exceeds_float32_is_counted_apart():
     found = measure(stats.Histogram(), np.array([1e300, -1e300, 1.0, np.nan]))
     assert (found.total.tolist(), found.nonfinite.tolist()) == ([1], [3])
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("bins", [1, 8])
+def test_a_histogram_counts_long_rows_as_it_counts_short_ones(bins, per_channel):
+    values = RNG(30).standard_normal((3, 5, 7001)).astype(np.float32)
+    values[:, 1] = np.maximum(values[:, 1], 0)
+    values[:, 2] = -np.exp(15 * np.abs(values[:, 2]))
+    values[1, 3, :3] = np.nan, np.inf, -np.inf
+    values[:, 4] = 0
+    long, short = (stats.Histogram(bins, per_channel=per_channel) for _ in range(2))
+    long.update(values)
+    for start in range(0, 7001, 100):
+        short.update(values[:, :, start : start + 100])
+
+    np.testing.assert_array_equal(long.state["counts"], short.state["counts"])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

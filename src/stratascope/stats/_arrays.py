@@ -53,8 +53,10 @@ def as_array(source: Any) -> Array:
     if isinstance(source, np.ma.MaskedArray):
         raise TypeError("a batch must not be a masked array; pass array.filled(numpy.nan)")
     array = np.asarray(source)
+    if array.dtype.kind in "biuf":
+        return array
     small = array.dtype.names is None and array.dtype.name.startswith(("bfloat16", "float8"))
-    if array.dtype.kind not in "biuf" and not small:
+    if not small:
         raise _not_real(array.dtype)
     return array
 
@@ -104,8 +106,18 @@ def dot_rows(a: Array, b: Array) -> Array:
     """Give the dot product of each two rows."""
     if not isinstance(a, np.ndarray):
         return namespace(a).linalg.vecdot(a, b)
-    spans = (slice(start, start + _ONE_THREAD) for start in range(0, a.shape[1], _ONE_THREAD))
-    return sum((np.vecdot(a[:, span], b[:, span]) for span in spans), np.zeros(len(a), a.dtype))
+    pieces = _count_pieces(a.shape[-1])
+    if not pieces:
+        return (a * b).sum(-1)
+    cut = (rows.reshape(*rows.shape[:-1], pieces, -1) for rows in (a, b))
+    return np.vecdot(*cut).sum(-1)
+
+
+@functools.lru_cache(maxsize=64)
+def _count_pieces(length: int) -> int:
+    """Tell into how many pieces of one length to cut rows for BLAS; 0 if that does not work out."""
+    fewest = max(1, -(-length // _ONE_THREAD))
+    return next((pieces for pieces in range(fewest, 8 * fewest) if length % pieces == 0), 0)
 
 
 def multiply(a: Array, b: Array) -> Array:

@@ -1,6 +1,7 @@
 """A batch as `(N, C, P)`, and its parts, small enough to stay in the cache of a processor."""
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from stratascope._scramble import mix as mix
 from stratascope.errors import DataError
 from stratascope.stats._arrays import Array, as_array, dot_rows, fits_float32, namespace, widen
-from stratascope.stats._ends import Ends, count_nonfinite, join, look
+from stratascope.stats._ends import NONFINITE, Ends, count_nonfinite, join, look
 
 # Values of a block, 1 MB of float32: few enough for a cache, and enough for NumPy's calls to pay.
 _IN_CACHE = 2**18
@@ -21,9 +22,11 @@ _WITH_COPIES = 2**15
 _MOST_ROWS = 2**14
 # A device wants few and large blocks; this bounds their temporaries.
 _ON_DEVICE = 2**24
-# Values of one channel beside each other in a block. Into rows shorter than its buffer of as many
-# NumPy does not work one number of each row directly, which takes three times as long.
-_LONG_ROW = 2**13
+# Values of one channel beside each other in a block, as each row costs some calls, and a pass over
+# the bins of its histogram.
+_LONG_ROW = 2**15
+# Up to so many positions a map is not worth a reduction of its own.
+_SHORT_MAP = 32
 # float64 values that are held at once where all channels are needed together.
 _TOGETHER = 2**22
 
@@ -62,6 +65,8 @@ class Block:
     def bad(self) -> Array | None:
         """Where values are not finite, shape ``(c, n, p)``; None if the block is known to be."""
         xp = namespace(self.values)
+        if self.ends is not None and self.nonfinite is None:
+            return None
         # A finite sum has finite terms, and that of squares is had in a quarter of the time.
         if xp is np and np.isfinite(dot_rows(self.rows, self.rows)).all():
             return None
@@ -70,9 +75,10 @@ class Block:
     @functools.cached_property
     def nonfinite(self) -> Ends | None:
         """Numbers of NaN and infinite values of each sample, by name; None if there are none."""
-        if self.ends is not None:
-            return self.ends
-        return None if self.bad is None else count_nonfinite(self.values)
+        if self.ends is None:
+            return None if self.bad is None else count_nonfinite(self.values)
+        here = isinstance(self.values, np.ndarray)
+        return None if here and not any(self.ends[name].any() for name in NONFINITE) else self.ends
 
     def fill(self, value: float) -> Array:
         """Give the values, this in place of those that are not finite."""
@@ -83,23 +89,27 @@ class Block:
     @functools.cached_property
     def least(self) -> Array:
         """The least finite value of each channel, shape ``(c,)``; +Inf where there is none."""
-        if self.ends is not None:
-            return namespace(self.values).amin(self.minima, 1)
-        return namespace(self.values).amin(self.fill(math.inf).reshape(self.rows.shape), 1)
+        return namespace(self.values).amin(self.minima, 1)
 
     @functools.cached_property
     def maxima(self) -> Array:
         """The largest finite value of each sample, shape ``(c, n)``; -Inf where there is none."""
         if self.ends is not None:
             return self.ends["maxima"]
-        return _over_positions(namespace(self.values).amax, self.fill(-math.inf))
+        filled = self.fill(-math.inf)
+        if _is_short(filled):
+            return functools.reduce(np.maximum, _by_position(filled))
+        return namespace(filled).amax(filled, 2)
 
     @functools.cached_property
     def minima(self) -> Array:
         """The least finite value of each sample, shape ``(c, n)``; +Inf where there is none."""
         if self.ends is not None:
             return self.ends["minima"]
-        return _over_positions(namespace(self.values).amin, self.fill(math.inf))
+        filled = self.fill(math.inf)
+        if _is_short(filled):
+            return functools.reduce(np.minimum, _by_position(filled))
+        return namespace(filled).amin(filled, 2)
 
 
 class Batch:
@@ -130,9 +140,7 @@ class Batch:
     def thin_out(self, chosen: Array, run: Any = map) -> "Batch":
         """Give a copy of the values at chosen positions, with the ends of all; see `look`."""
         thin, ends = look(self.array, chosen, run)
-        batch = Batch(thin, self.samples)
-        batch.ends = ends
-        return batch
+        return Batch._make(thin, self.samples, ends)
 
     @staticmethod
     def join(batches: "Sequence[Batch]") -> "Batch":
@@ -141,9 +149,15 @@ class Batch:
             return batches[0]
         arrays = [batch.array for batch in batches]
         numbers = np.concatenate([batch.samples for batch in batches])
-        joined = Batch(namespace(arrays[0]).concatenate(arrays), numbers)
-        joined.ends = join([batch.ends or {} for batch in batches])
-        return joined
+        ends = join([batch.ends or {} for batch in batches])
+        return Batch._make(namespace(arrays[0]).concatenate(arrays), numbers, ends)
+
+    @staticmethod
+    def _make(array: Array, samples: Any, ends: Ends) -> "Batch":
+        """Put together what is known to fit, without the checks."""
+        batch = object.__new__(Batch)
+        batch.array, batch.samples, batch.ends = array, samples, ends
+        return batch
 
     @property
     def empty(self) -> bool:
@@ -152,20 +166,16 @@ class Batch:
 
     def channel_spans(self) -> list[slice]:
         """Cut the channels into ranges, of which each is as wide as a block."""
-        channels = self.array.shape[1]
-        wide = self._block_shape[1]
-        return [slice(start, min(start + wide, channels)) for start in range(0, channels, wide)]
+        return _cut(self.array.shape[1], self._block_shape[1])
 
     def blocks(self, channels: slice) -> Iterator[Block]:
         """Cut a range of channels into blocks; a sample's positions in one are never parted."""
-        many = self._block_shape[0]
         dtype = "float32" if fits_float32(self.array) else "float64"
-        for start in range(0, len(self.array), many):
-            part = self.array[start : start + many, channels]
-            numbers = None if self.samples is None else self.samples[start : start + many]
+        for span in _cut(len(self.array), self._block_shape[0]):
+            part = self.array[span, channels]
+            numbers = None if self.samples is None else self.samples[span]
             ends = self.ends and {
-                name: end[start : start + many, channels].swapaxes(0, 1)
-                for name, end in self.ends.items()
+                name: end[span, channels].swapaxes(0, 1) for name, end in self.ends.items()
             }
             yield Block(widen(part.swapaxes(0, 1), dtype), channels, numbers, ends)
 
@@ -196,16 +206,25 @@ class Batch:
         if isinstance(self.array, np.ndarray) and self.array.dtype != np.float16:
             # Widened on the way, a little at a time.
             return self.array.mean(2, dtype=np.float64)
-        parts = [_over_positions(_mean, widen(self.array[span])) for span in self.spans()]
+        parts = [widen(self.array[span]).mean(2) for span in self.spans()]
         return namespace(self.array).concatenate(parts)
 
 
-def _mean(values: Array, axis: int) -> Array:
-    return values.mean(axis)
+def _cut(length: int, most: int) -> list[slice]:
+    """Cut into ranges of about the same length, up to `most`: small rests take as many calls."""
+    parts = -(-length // most)
+    cuts = [length * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
 
 
-def _over_positions(reduce: Any, values: Array) -> Array:
-    return values[:, :, 0] if values.shape[2] == 1 else reduce(values, 2)
+def _is_short(values: Array) -> bool:
+    """Tell whether to go position by position, as NumPy takes long for each map by itself."""
+    positions = values.shape[2]
+    return positions == 1 or (isinstance(values, np.ndarray) and positions <= _SHORT_MAP)
+
+
+def _by_position(values: Array) -> Iterator[Array]:
+    return (values[:, :, position] for position in range(values.shape[2]))
 
 
 def _as_numbers(samples: Any, length: int) -> NDArray[np.int64]:

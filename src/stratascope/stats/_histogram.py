@@ -88,17 +88,31 @@ class Histogram(ChannelStatistic[Distribution]):
         return self.per_channel
 
     def _add(self, block: Block, own: dict[str, Array]) -> None:
-        xp = namespace(block.values)
         for span in block.row_spans():
-            bits = widen(block.rows[span], "float32").view(xp.int32)
-            # The sign is the first bit, so that negative values shift to negative numbers.
-            keys = bits >> (_FRACTION + 1 - self.bins_per_octave.bit_length())
-            rows = xp.arange(len(keys), dtype=xp.int32, device=keys.device)[:, None]
-            counts, apart = own["counts"][span], 2 * self._signed
-            if not self.per_channel:
-                counts, apart = self.state["counts"], 0
-            keys = keys + (rows * apart + self._signed)
-            add_at(counts.reshape(-1), xp.asarray(keys.reshape(-1), dtype=xp.int64))
+            rows = widen(block.rows[span], "float32")
+            counts = own["counts"][span] if self.per_channel else self.state["counts"]
+            # The last bits are dropped, up to those of the fraction that make a bin.
+            shift = _FRACTION + 1 - self.bins_per_octave.bit_length()
+            if isinstance(rows, np.ndarray) and rows.shape[1] >= 2 * self._signed:
+                self._count_long(counts, rows.view(np.uint32) >> shift)
+            else:
+                self._count_short(counts, rows.view(namespace(rows).int32) >> shift)
+
+    def _count_long(self, counts: NDArray[np.int64], keys: NDArray[Any]) -> None:
+        """Count row by row in bins of its own, which pays where these are fewer than the values."""
+        half = self._signed
+        for row, row_keys in enumerate(keys):
+            found, to = np.bincount(row_keys), counts[row if self.per_channel else 0]
+            # The sign is the first bit, so that negative values come behind.
+            for part, start in ((found[:half], half), (found[half:], 0)):
+                to[start : start + len(part)] += part
+
+    def _count_short(self, counts: Array, keys: Array) -> None:
+        """Count all rows at once. The sign is the first bit: negative values have negative keys."""
+        xp, apart = namespace(keys), 2 * self._signed if self.per_channel else 0
+        rows = xp.arange(len(keys), dtype=xp.int32, device=keys.device)[:, None]
+        keys = keys + (rows * apart + self._signed)
+        add_at(counts.reshape(-1), xp.asarray(keys.reshape(-1), dtype=xp.int64))
 
     def _combine(self, own: dict[str, Any], parts: dict[str, Any]) -> None:
         own["counts"] += parts["counts"]

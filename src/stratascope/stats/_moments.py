@@ -7,9 +7,22 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from stratascope.stats._arrays import Array, count, dot_rows, namespace, widen, zeros
+from stratascope.stats._arrays import (
+    Array,
+    count,
+    dot_rows,
+    namespace,
+    widen,
+    zeros,
+)
 from stratascope.stats._batch import Block
 from stratascope.stats._statistic import ChannelStatistic
+
+# How much of the mean square may be the square of the mean for moments about zero to keep all but
+# three of sixteen digits.
+_COMMON = 0.9
+# Values that tell whether a channel is far from zero.
+_FEW = 64
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -95,15 +108,66 @@ class Moments(ChannelStatistic[ChannelMoments]):
 
     def _add(self, block: Block, own: dict[str, Array]) -> None:
         xp = namespace(block.values)
-        parts = [self._measure(block, span) for span in block.row_spans()]
-        self._combine(
-            own, {name: xp.concatenate([part[name] for part in parts]) for name in parts[0]}
-        )
+        if xp is not np:
+            # To ask a device which rows are far from zero would mean to wait for it.
+            spans = [self._sum_about_mean(block, span) for span in block.row_spans()]
+            sums = {name: xp.concatenate([part[name] for part in spans]) for name in spans[0]}
+        else:
+            sums, far = self._sum_about_origin(block)
+            for rows in (span.start + np.flatnonzero(far[span]) for span in block.row_spans()):
+                again = self._sum_about_mean(block, rows) if len(rows) else {}
+                for name, exact in again.items():
+                    sums[name][rows] = exact
+        self._combine(own, sums)
 
-    def _measure(self, block: Block, span: slice) -> dict[str, Array]:
-        """Give the sums of some rows of a block."""
-        xp = namespace(block.values)
-        rows, bad = widen(block.rows[span]), block.bad
+    def _sum_about_origin(self, block: Block) -> tuple[dict[str, Array], NDArray[np.bool_]]:
+        """Give the sums with half of the work, and for which rows that does not do.
+
+        The moments about zero, or where the values seem to lie far from it about one of them, are
+        moved to the mean. This costs as many digits as the squares of that and of the values have
+        in common.
+        """
+        shape, bad = block.rows.shape, block.bad
+        n = np.full(shape[0], float(shape[1]))
+        if bad is not None:
+            bad = bad.reshape(shape)
+            n -= count(bad)
+        origin = _choose_origin(block.rows)
+        shifted = origin.any()
+        total, m2, m3, m4, absolute = sums = np.zeros((5, shape[0]))
+        # After a ReLU, say, there are no signs to take off.
+        signed = self.order == 4 and (block.least < 0).any()
+        spans = list(block.row_spans())
+        # The same memory for all, as it is in the cache by then.
+        kept = np.empty((2, *block.rows[spans[0]].shape))
+        for span in spans:
+            rows = block.rows[span]
+            powers = kept[:, : len(rows)]
+            powers[0] = rows
+            if bad is not None:
+                np.copyto(powers[0], origin[span, None], where=bad[span])
+            if signed:
+                spoilt = 0.0 if bad is None else np.abs(origin[span]) * (shape[1] - n[span])
+                absolute[span] = np.abs(powers[0], out=powers[1]).sum(1) - spoilt
+            if shifted:
+                powers[0] -= origin[span, None]
+            np.square(powers[0], out=powers[1])
+            sums[:2, span] = powers.sum(2)
+            if self.order == 4:
+                sums[2:4, span] = dot_rows(powers[1], powers)
+        mean = total / np.maximum(n, 1)
+        common = mean * total
+        far = ~((common <= _COMMON * m2) & np.isfinite(m4))
+        parts = {"count": n, "origin": origin, "mean": mean, "m2": m2 - common}
+        if self.order == 4:
+            parts["absolute"] = absolute if signed else total + n * origin
+            parts["m3"] = m3 - mean * (3 * m2 - 2 * common)
+            parts["m4"] = m4 - mean * (4 * m3 - mean * (6 * m2 - 3 * common))
+        return parts, far
+
+    def _sum_about_mean(self, block: Block, span: Any) -> dict[str, Array]:
+        """Give the sums of some rows to the last digit, wherever the values lie."""
+        xp, rows, bad = namespace(block.values), widen(block.rows[span]), block.bad
         amount, first = rows.shape[1], rows[:, 0]
         if bad is not None:
             bad = bad.reshape(block.rows.shape)[span]
@@ -119,19 +183,11 @@ class Moments(ChannelStatistic[ChannelMoments]):
         # constant is then exactly constant, and values far from zero keep all their digits.
         apart = keep(rows - first[:, None])
         parts["mean"] = apart.sum(1) / (amount + (amount == 0))
-        if self.order == 2 and xp is np:
-            parts["m2"] = _sum_squares(apart, parts, bad)
-            return parts
         apart -= parts["mean"][:, None]
         apart = keep(apart)
         parts["m2"] = dot_rows(apart, apart)
         if self.order == 4:
-            # After a ReLU, say, there are no signs to take off, and the sum is known.
-            negative = block.least[span] < 0
-            parts["absolute"] = amount * (first + parts["mean"])
-            if xp is not np or negative.any():
-                signless = xp.abs(keep(rows)).sum(1)
-                parts["absolute"] = xp.where(negative, signless, parts["absolute"])
+            parts["absolute"] = xp.abs(keep(rows)).sum(1)
             squares = xp.square(apart)
             parts["m3"] = dot_rows(squares, apart)
             parts["m4"] = dot_rows(squares, squares)
@@ -151,21 +207,12 @@ class Moments(ChannelStatistic[ChannelMoments]):
         own["count"][...] = n
 
 
-def _sum_squares(apart: Array, parts: dict[str, Array], bad: Array | None) -> Array:
-    """Sum the squared deviations of rows from their means, where possible in one pass less.
-
-    The squares of the mean are taken off those of the values, which costs as many digits as they
-    have in common; rows in which that is more than two go the long way.
-    """
-    mean = parts["mean"]
-    squares = dot_rows(apart, apart)
-    common = parts["count"] * mean * mean
-    lost = ~(common < 0.99 * squares) & (squares > 0)
-    if lost.any():
-        rows = apart[lost] - mean[lost, None]
-        rows = rows if bad is None else np.where(bad[lost], 0.0, rows)
-        squares[lost], common[lost] = dot_rows(rows, rows), 0
-    return squares - common
+def _choose_origin(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Give zero, or the first value of rows whose first values lie farther from it than apart."""
+    few = widen(rows[:, :_FEW])
+    with np.errstate(over="ignore", invalid="ignore"):
+        far = few.mean(1) ** 2 > few.var(1)
+    return np.where(far & np.isfinite(few[:, 0]), few[:, 0], 0.0)
 
 
 def _recentre(sums: dict[str, Any], shift: Array) -> dict[str, Array]:
