@@ -13,8 +13,9 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## train two small networks on real seismograms, capture, store and draw every layer: demo/
 	$(BIN)/stratascope demo --to demo
 
+# A thread each: on two cores, the threads of two processes wait for one another most of the time.
 test: $(VENV)/.dev  ## run all tests, the examples in the documentation included
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: lint test  ## everything that a change must pass
 
