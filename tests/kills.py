@@ -31,7 +31,7 @@ from stratascope.errors import StoreError
 from stratascope.store import SPEC_FILE
 
 IN_A_UNIT = "in the middle of a unit"
-SAMPLES, BATCH, UNIT = 500, 20, 64
+SAMPLES, BATCH, UNIT = 300, 20, 64
 SIGNALS = np.random.default_rng(0).normal(size=(SAMPLES, 1, 64)).astype("f4")
 
 

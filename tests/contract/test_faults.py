@@ -90,14 +90,19 @@ Path.replace, ShardWriter.append = replace, append
 os.fsync = lambda descriptor: None  # a killed process, unlike a cut cable, loses nothing written
 
 
+def extract(kind, to, resume=False, shard=None):
+    ss.extract(model, SOURCES[kind](), "1", to=to, batch_size=20, unit_size=64,
+               resume=resume, shard=shard, progress=False)
+
+
 def run(kind, to, fatal_moment, resume, shard=None):
     global fatal
     fatal = fatal_moment
+    counts.clear()
     child = os.fork()
     if child == 0:
         try:
-            ss.extract(model, SOURCES[kind](), "1", to=to, batch_size=20, unit_size=64,
-                       resume=resume, shard=shard, progress=False)
+            extract(kind, to, resume, shard)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -107,7 +112,8 @@ def run(kind, to, fatal_moment, resume, shard=None):
 
 RUNS = """
 for kind in sys.argv[2:]:
-    assert run(kind, root / kind / "whole", None, False) == 0
+    extract(kind, root / kind / "whole")  # and loads what each of the forks would load anew
+for kind in sys.argv[2:]:
     for name in ("before a rename", "after a rename", "rows", "read"):
         # Past the last such moment the run comes to its end.
         for number in itertools.count(1, STEPS[name] * (1 if kind == "generator" else 3)):
@@ -122,7 +128,7 @@ for kind in sys.argv[2:]:
 """
 
 SHARDS = """
-assert run("dataset", root / "dataset" / "whole", None, False) == 0
+extract("dataset", root / "dataset" / "whole")  # and loads what the forks need
 for name in STEPS:
     for number in itertools.count(1, 3 * STEPS[name]):
         to = root / "dataset" / f"{name} {number}"
