@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import uuid
 
@@ -59,3 +60,11 @@ def url(request, make_url):
 def client(url):
     """Look into the bucket with Amazon's own client."""
     return buckets.connect(os.environ["AWS_ENDPOINT_URL"])
+
+
+@pytest.fixture
+def quick_workers(monkeypatch):
+    """Have new processes forked from one that has loaded PyTorch and nothing else begun there."""
+    quick = multiprocessing.get_context("forkserver")
+    quick.set_forkserver_preload(["torch", "stratascope.pipeline", "stratascope.diagnose"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: quick)

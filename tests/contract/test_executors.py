@@ -24,6 +24,9 @@ from stratascope.pipeline import Inline, Processes
 UNITS = [range(start, min(start + 64, 1000)) for start in range(0, 1000, 64)]
 PATIENCE_S = 60
 
+# All but those that check what a worker begun from nothing does.
+quickly = pytest.mark.usefixtures("quick_workers")
+
 
 @pytest.fixture(params=[Inline(), Processes(2)], ids=["Inline", "Processes"])
 def executor(request):
@@ -41,6 +44,7 @@ def assert_ended(folder):
     assert multiprocessing.active_children() == []
 
 
+@quickly
 def test_every_unit_is_run_once_and_what_it_gives_comes_back(tmp_path, executor):
     results = list(executor.map_units(jobs.Noted(tmp_path), UNITS))
 
@@ -50,6 +54,7 @@ def test_every_unit_is_run_once_and_what_it_gives_comes_back(tmp_path, executor)
     assert_ended(tmp_path)
 
 
+@quickly
 def test_what_a_unit_raises_is_raised_as_it_is(tmp_path, executor):
     stop = functools.partial(jobs.Stop, "of the user")
     job = jobs.Noted(tmp_path, stop_at=UNITS[3].start, make_error=stop)
@@ -60,6 +65,7 @@ def test_what_a_unit_raises_is_raised_as_it_is(tmp_path, executor):
     assert_ended(tmp_path)
 
 
+@quickly
 def test_a_consumer_that_stops_stops_the_work(tmp_path, executor):
     with contextlib.closing(executor.map_units(jobs.Noted(tmp_path), UNITS)) as results:
         next(results)
@@ -67,6 +73,7 @@ def test_a_consumer_that_stops_stops_the_work(tmp_path, executor):
     assert_ended(tmp_path)
 
 
+@quickly
 def test_there_need_not_be_as_many_units_as_workers(tmp_path):
     results = list(Processes(9).map_units(jobs.Noted(tmp_path), UNITS[:1]))
 
@@ -74,6 +81,7 @@ def test_there_need_not_be_as_many_units_as_workers(tmp_path):
     assert len(noted(tmp_path, "begun")) == 1
 
 
+@quickly
 def test_a_killed_worker_is_an_error_that_names_its_samples(tmp_path):
     (tmp_path / "die at 0").touch()
     with pytest.raises(
@@ -86,6 +94,7 @@ def test_a_killed_worker_is_an_error_that_names_its_samples(tmp_path):
     assert multiprocessing.active_children() == []
 
 
+@quickly
 def test_a_worker_that_never_came_to_its_work_is_an_error():
     with pytest.raises(
         CaptureError, match="ended with exit code 3 before it: in a script, do all that it does be"
@@ -93,6 +102,7 @@ def test_a_worker_that_never_came_to_its_work_is_an_error():
         list(Processes(1).map_units(jobs.Stillborn(), UNITS))
 
 
+@quickly
 def test_an_error_that_cannot_be_sent_is_told_by_its_words(tmp_path):
     fail = functools.partial(jobs.Unsendable, "one thing", "another")
     job = jobs.Noted(tmp_path, stop_at=0, make_error=fail)
@@ -206,6 +216,7 @@ def test_other_processes_write_the_same_bytes_and_tell_of_them(tmp_path, shown):
     assert told == [(1000, store.nbytes + previews + store.targets.nbytes_stored)] * 2
 
 
+@quickly
 def test_what_dies_in_other_processes_is_continued_in_this_one(tmp_path, failing, whole):
     with pytest.raises(CaptureError, match=r"samples .* was killed by SIGKILL"):
         run(tmp_path / "s", failing, executor=Processes(2))
@@ -219,6 +230,7 @@ def test_what_dies_in_other_processes_is_continued_in_this_one(tmp_path, failing
     assert tree(store.path) == whole
 
 
+@quickly
 def test_what_stopped_here_is_continued_in_other_processes(tmp_path, failing, whole):
     with pytest.raises(jobs.Stop, match="sample 600"):
         run(tmp_path / "s", failing)
@@ -230,6 +242,7 @@ def test_what_stopped_here_is_continued_in_other_processes(tmp_path, failing, wh
     assert tree(store.path) == whole
 
 
+@quickly
 def test_an_interrupt_ends_other_processes_cleanly(tmp_path, monkeypatch, whole):
     original = ProgressBar.update
 
@@ -308,6 +321,7 @@ def test_shards_that_run_at_once_do_not_disturb_each_other(tmp_path, whole, atte
     assert tree(tmp_path / "s") == whole
 
 
+@quickly
 def test_shards_may_run_in_other_processes_each(tmp_path, whole):
     run(tmp_path / "s", shard=(0, 2), executor=Processes(2))
     store = run(tmp_path / "s", shard=(1, 2))

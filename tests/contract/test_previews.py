@@ -53,6 +53,7 @@ def store(tmp_path_factory):
     return run(tmp_path_factory.mktemp("previews") / "store.zarr")
 
 
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize(
     "settings",
     [

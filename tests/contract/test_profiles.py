@@ -79,6 +79,7 @@ def test_a_merge_leaves_both_of_its_parts_as_they_were(store):
     assert_same(first, again)
 
 
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize("workers", [Inline(), Processes(2)], ids=["Inline", "Processes"])
 def test_wherever_the_parts_of_a_store_are_read_the_profile_is_the_same(store, whole, workers):
     assert_same(ss.profile(store, workers=workers, progress=False), whole)
@@ -88,6 +89,7 @@ def make_signals():
     return np.random.default_rng(1).normal(size=(210, 1, 64)).astype("float32")
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_wherever_the_batches_of_a_model_are_run_the_profile_is_the_same():
     model, signals = Convnet().eval(), make_signals()
     whole = ss.profile(model, signals, "**", batch_size=10, progress=False)

@@ -388,6 +388,7 @@ def test_a_metric_that_gathers_is_computed_over_all_batches(network, batches):
     assert not hasattr(metric, "total")
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_rows_in_other_processes_give_the_same(network, batches):
     metrics = {"mse": nn.functional.mse_loss, "mae": nn.functional.l1_loss}
     alone, shared = (measure(network, batches, metrics=metrics, workers=n) for n in (1, 2))

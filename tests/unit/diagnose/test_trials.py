@@ -218,6 +218,7 @@ def test_settings_that_json_cannot_hold_are_refused_in_a_folder(tmp_path):
         lr_sweep(trainings.fit, [0.1], settings={"name": nn.ReLU()}, to=tmp_path)
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_other_processes_do_the_same_and_outlive_what_one_does():
     here = lr_sweep(trainings.stumble, [0.01, 0.1])
 
