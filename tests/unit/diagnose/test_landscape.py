@@ -397,6 +397,7 @@ def test_rows_in_other_processes_give_the_same(network, batches):
         np.testing.assert_allclose(alone[name], shared[name], rtol=1e-6)
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_a_metric_that_another_process_cannot_import_is_refused(network, batches):
     with pytest.raises(DataError, match=r"must be importable in other .* No module named"):
         measure(network, batches, workers=2)
