@@ -82,7 +82,7 @@ def start(kind: str, to: Path) -> int:
         # The file goes again with the end of the run, of which nothing is taken away here.
         ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
         while not lock.exists() and os.waitid(os.P_PID, child, ended) is None:
-            time.sleep(0.0002)
+            time.sleep(0.001)
         return child
     try:
         extract(kind, to, resume=resume)
@@ -104,6 +104,14 @@ def tree(root: Path) -> dict[str, bytes]:
     }
 
 
+Whole = tuple[dict[ss.Site, np.ndarray[Any, Any]], dict[str, bytes]]
+
+
+def describe(store: ss.Store) -> Whole:
+    """Read the values of a store, and its files."""
+    return store.to_numpy(), tree(store.path)
+
+
 class Chain:
     """Runs of one store, one after another, until it is whole.
 
@@ -111,10 +119,9 @@ class Chain:
         counts: What happened, of all chains.
     """
 
-    def __init__(self, kind: str, to: Path, whole: ss.Store, counts: Counter[str]) -> None:
+    def __init__(self, kind: str, to: Path, whole: Whole, counts: Counter[str]) -> None:
         self.kind, self.to, self.counts = kind, to, counts
-        self.meant = whole.to_numpy()
-        self.whole = tree(whole.path)
+        self.meant, self.whole = whole
         self.kept: dict[str, bytes] = {}
 
     def run(self, seconds: float) -> bool:
@@ -199,7 +206,7 @@ def kill(folder: Path, kills: int, seed: int) -> Counter[str]:
     # A killed process, unlike a cut cable, loses nothing that it wrote.
     os.fsync = lambda descriptor: None
     chance, counts = random.Random(seed), Counter[str]()
-    wholes = {kind: extract(kind, folder / kind) for kind in KINDS}
+    wholes = {kind: describe(extract(kind, folder / kind)) for kind in KINDS}
     seconds: dict[str, float] = {}
     for kind in KINDS:
         child, began = start(kind, folder / f"{kind} timed"), time.perf_counter()
