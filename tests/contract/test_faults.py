@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -413,39 +412,39 @@ def test_a_folder_below_a_file_is_one_sentence(tmp_path, model, signals):
 
 def test_a_file_that_the_system_lets_grow_no_further_stops_the_run_and_resumes(tmp_path):
     script = textwrap.dedent("""
-        import os, sys, numpy as np, torch, stratascope as ss
+        import os, resource, sys, numpy as np, torch, stratascope as ss
+        torch.set_num_threads(1)
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Conv1d(1, 32, 3), torch.nn.Tanh())
         data = np.random.default_rng(0).normal(size=(150, 1, 100)).astype("f4")
-        try:
-            ss.extract(model, data, "1", to=os.environ["TO"], unit_size=64, resume=True)
-        except ss.errors.StoreError as error:
-            sys.exit(str(error))
+
+        def extract(to):
+            ss.extract(model, data, "1", to=to, unit_size=64, resume=True)
+
+        extract(sys.argv[1] + "/whole")
+        # A limit cannot be raised again by everybody: for a process of its own.
+        child = os.fork()
+        if child == 0:
+            # The shards of whole units are larger than this, that of the rest is not.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+            try:
+                extract(sys.argv[1] + "/s")
+            except ss.errors.StoreError as error:
+                print(error, flush=True)
+                os._exit(3)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print([code, *(name for _, _, names in os.walk(sys.argv[1]) for name in names
+                       if ".tmp-" in name)])
+        extract(sys.argv[1] + "/s")
     """)
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True)
 
-    def start(to, limit=None):
-        def limit_files():
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-        # The command is part of the store, and has to be the same.
-        return subprocess.run(
-            [sys.executable, "-c", script],
-            env={**os.environ, "TO": str(to)},
-            capture_output=True,
-            text=True,
-            preexec_fn=limit_files,
-        )
-
-    # The shards of whole units are larger than this, that of the rest is not.
-    stopped = start(tmp_path / "s", 500_000)
-    left = [path.name for path in (tmp_path / "s").rglob("*.tmp-*")]
-    resumed, whole = start(tmp_path / "s"), start(tmp_path / "whole")
-
-    assert stopped.returncode == 1
-    assert "ulimit -f" in stopped.stderr
-    assert left == []
-    assert resumed.returncode == whole.returncode == 0
+    assert ended.returncode == 0, ended.stderr
+    said, left = ended.stdout.splitlines()
+    assert "ulimit -f" in said
+    assert left == "[3]"
     assert tree(tmp_path / "s") == tree(tmp_path / "whole")
 
 

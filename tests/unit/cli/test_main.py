@@ -327,22 +327,23 @@ def test_a_stopped_run_says_how_to_go_on(here, capsys, monkeypatch):
     assert capsys.readouterr().err == "stopped\n512 samples are committed\n"
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(here):
-    command = [sys.executable, "-m", "stratascope", *extract(data="nets.py:many", to="big.zarr")]
+def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(here, capsys):
+    words = extract(data="nets.py:many", to="big.zarr")
+    command = [sys.executable, "-m", "stratascope", *words]
 
     def limit_files() -> None:
         # A file may not grow beyond this: the system's own way to be out of space.
         resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 
     full = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit_files)
-    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    resumed = main([*words, "--resume"])
 
     assert full.returncode == 1
     assert "is full" in full.stderr
     assert "--resume" in full.stderr
     assert "Traceback" not in full.stderr
-    assert resumed.returncode == 0, resumed.stderr
-    assert "2000 samples" in resumed.stdout
+    assert resumed == 0
+    assert "2000 samples" in capsys.readouterr().out
 
 
 def test_reading_into_a_closed_pipe_is_no_error(here):
