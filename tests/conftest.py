@@ -66,5 +66,6 @@ def client(url):
 def quick_workers(monkeypatch):
     """Have new processes forked from one that has loaded PyTorch and nothing else begun there."""
     quick = multiprocessing.get_context("forkserver")
-    quick.set_forkserver_preload(["torch", "stratascope.pipeline", "stratascope.diagnose"])
+    packages = ["torch", "deepwave", "stratascope.pipeline", "stratascope.diagnose"]
+    quick.set_forkserver_preload(packages)
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: quick)

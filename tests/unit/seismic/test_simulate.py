@@ -65,6 +65,7 @@ def test_a_sample_can_be_made_again_from_the_seed_and_its_number(whole):
     assert settings["versions"].keys() == {"stratascope", "deepwave", "numpy", "torch"}
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_any_number_of_processes_writes_the_same_bytes(whole, tmp_path):
     simulate(tmp_path / "again", **SIZES, executor=Processes(2))
 
