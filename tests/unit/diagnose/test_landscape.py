@@ -480,6 +480,7 @@ def test_a_refined_run_that_was_stopped_goes_on_with_the_same_points(network, ba
     assert Landscape.load(tmp_path / "again.zarr").table() == whole.table()
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_a_refined_grid_in_other_processes_is_the_same(network, batches):
     metrics = {"mse": nn.functional.mse_loss}
     line = random_directions(network, 1)
