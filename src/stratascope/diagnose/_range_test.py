@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +15,14 @@ from torch.optim import Optimizer
 
 from stratascope._optional import require
 from stratascope._random import keeping_random
+from stratascope.diagnose._file import read_group, write_group
 from stratascope.diagnose._optimizers import optimizer as build_optimizer
 from stratascope.diagnose._optimizers import take_step
 from stratascope.errors import DataError
 
 _KEPT = 0.9  # of the running mean, at each step
+_KIND = "range test"
+_ARRAYS = ("rates", "losses", "smoothed")
 
 Array = NDArray[np.float64]
 
@@ -61,6 +64,27 @@ class RangeTest:
         middle = (self._level(last) + self.smoothed[last]) / 2
         above = np.flatnonzero(self.smoothed[:last] > middle)
         return float(self.rates[above[-1] + 1]) if len(above) else self.lowest
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a new folder, as a Zarr group.
+
+        Raises:
+            StoreError: There is something at this place.
+        """
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        write_group(
+            Path(path), _KIND, arrays, {"ended": self.ended}, {name: ["steps"] for name in arrays}
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: There is none.
+        """
+        arrays, values = read_group(Path(path), _KIND)
+        return cls(**arrays, **values)
 
     def plot(self, *, to: str | Path | None = None) -> Any:
         """Draw the loss over the rate; needs matplotlib, the extra ``plot``.

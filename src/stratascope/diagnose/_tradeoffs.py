@@ -3,16 +3,26 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stratascope._tables import lay_out
+from stratascope.diagnose._file import read_group, write_group
 from stratascope.diagnose._landscape_result import Landscape
 from stratascope.diagnose._plot_tradeoffs import draw_tradeoffs
 from stratascope.diagnose._ranks import rank
 from stratascope.sites import suggest
+
+_KIND = "trade-off"
+_AXES = {
+    "points": ("points", "metrics"),
+    "places": ("points", "axes"),
+    "agreement": ("metrics", "metrics"),
+    "best": ("metrics",),
+    "front": ("front",),
+}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -77,6 +87,26 @@ class Tradeoffs:
                 *(f"note: {note}" for note in self.notes),
             ]
         )
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a new folder, as a Zarr group.
+
+        Raises:
+            StoreError: There is something at this place.
+        """
+        fields = self.to_dict()
+        arrays = {name: fields.pop(name) for name in _AXES}
+        write_group(Path(path), _KIND, arrays, fields, _AXES)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: There is none.
+        """
+        arrays, values = read_group(Path(path), _KIND)
+        return cls(**{**arrays, **{name: tuple(value) for name, value in values.items()}})
 
     def plot(self, to: str | Path | None = None) -> Any:
         """Draw how far the metrics agree, where each is best, and the front of the worst pair.

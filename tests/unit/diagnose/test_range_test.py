@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from stratascope.diagnose import RangeTest, lr_range_test
-from stratascope.errors import DataError
+from stratascope.errors import DataError, StoreError
 
 
 def make_problem():
@@ -131,6 +131,22 @@ def test_the_picture_marks_both_rates(tmp_path):
     labels = [line.get_label() for line in figure.axes[0].lines]
     assert f"halfway: {found.halfway:.2g}" in labels
     assert (tmp_path / "range.png").exists()
+
+
+def test_it_comes_back_as_it_was_saved(tmp_path):
+    net, batches = make_problem()
+    found = lr_range_test(net, mean_square, batches, optimizer="sgd", highest=100.0)
+    found.save(tmp_path / "found.zarr")
+    again = RangeTest.load(tmp_path / "found.zarr")
+
+    for name in ("rates", "losses", "smoothed"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+    assert again.ended == found.ended == "diverged"
+    assert again.halfway == found.halfway
+    with pytest.raises(StoreError, match="the place of a range test must be free"):
+        found.save(tmp_path / "found.zarr")
+    with pytest.raises(StoreError, match="must be the folder of a range test, and is none"):
+        RangeTest.load(tmp_path / "elsewhere")
 
 
 @pytest.mark.parametrize(

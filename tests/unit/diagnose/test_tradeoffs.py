@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from stratascope.diagnose import Landscape, tradeoffs
+from stratascope.diagnose import Landscape, RangeTest, Tradeoffs, tradeoffs
+from stratascope.errors import StoreError
 
 CHECKPOINTS = {"mae": [4.0, 3.0, 1.0, 2.0], "ssim": [0.1, 0.5, 0.3, 0.4]}
 
@@ -84,6 +85,24 @@ def test_it_is_drawn(plane, tmp_path):
     assert "where each is best" in titles
     assert (tmp_path / "a.png").stat().st_size > 5000
     assert len(tradeoffs(CHECKPOINTS).plot().axes) == 3  # with the colour bar
+
+
+@pytest.mark.parametrize("values", ["plane", CHECKPOINTS], ids=["plane", "checkpoints"])
+def test_it_comes_back_as_it_was_saved(values, request, tmp_path):
+    values = request.getfixturevalue(values) if values == "plane" else values
+    found = tradeoffs(values, maximize=["mae"])
+    found.save(tmp_path / "found.zarr")
+    again = Tradeoffs.load(tmp_path / "found.zarr")
+
+    for name, value in found.to_dict().items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+        assert isinstance(getattr(again, name), type(value))
+    assert again.table() == found.table()
+    assert again.front.dtype == again.best.dtype == np.int64
+    with pytest.raises(StoreError, match="the place of a trade-off must be free"):
+        found.save(tmp_path / "found.zarr")
+    with pytest.raises(StoreError, match="must be the folder of a range test, and holds strata"):
+        RangeTest.load(tmp_path / "found.zarr")
 
 
 @pytest.mark.parametrize(
