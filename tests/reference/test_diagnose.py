@@ -24,6 +24,7 @@ from stratascope.diagnose import (
     landscape,
     random_directions,
 )
+from stratascope.diagnose._xtrace import xtrace
 from stratascope.seismic import ReconstructionNet
 
 mse = nn.functional.mse_loss
@@ -116,13 +117,85 @@ def test_each_eigenvalue_lies_within_its_residual(name):
         assert np.abs(expected - value).min() <= residual + 1e-9
 
 
+@pytest.mark.parametrize(("trace", "probes"), [("hutchinson", 100), ("xtrace", 15)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_trace_is_that_of_the_whole_matrix_within_its_error(name):
+def test_the_trace_is_that_of_the_whole_matrix_within_its_error(name, trace, probes):
     whole = form_hessian(*NETWORKS[name])
-    found = curvature(*NETWORKS[name], probes=100, depth=2, progress=False)
+    settings = {"probes": probes, "depth": 2, "trace": trace, "progress": False}
+    found = curvature(*NETWORKS[name], **settings)
 
     assert abs(found.trace - np.trace(whole)) < 4 * found.trace_error
     assert found.trace_error < 0.2 * abs(np.trace(whole))
+
+
+def trace_without_each(matrix, probes):
+    """XTrace by its definition: a basis for each vector of what the others give."""
+    size = len(matrix)
+    found = []
+    for k, probe in enumerate(probes.T):
+        others = np.delete(probes, k, axis=1)
+        basis, sizes, _ = np.linalg.svd(matrix @ others, full_matrices=False)
+        basis = basis[:, sizes > 1e-10 * np.abs(matrix).max()]
+        rest = probe - basis @ (basis.T @ probe)
+        rest *= np.sqrt(size - basis.shape[1]) / np.linalg.norm(rest)
+        found.append(np.trace(basis.T @ matrix @ basis) + rest @ matrix @ rest)
+    return np.array(found)
+
+
+def draw_matrix(spectrum, *, seed=0):
+    generator = np.random.default_rng(seed)
+    turn, _ = np.linalg.qr(generator.standard_normal((len(spectrum), len(spectrum))))
+    return (turn * spectrum) @ turn.T
+
+
+SPECTRA = {
+    "decaying": 0.7 ** np.arange(60),
+    "of two signs": np.linspace(-1, 1, 60) ** 3 + 0.1,
+    "of rank 4": np.r_[5.0, 3.0, -2.0, 1.0, np.zeros(56)],
+    "of rank 7, one alone": np.r_[1e3, np.ones(6), np.zeros(53)],
+}
+
+
+def estimate(matrix, probes):
+    whole = torch.from_numpy(matrix)
+    return xtrace(whole.mv, torch.from_numpy(probes), torch.from_numpy(matrix @ probes)).numpy()
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_each_estimate_of_xtrace_is_that_of_its_definition(name):
+    matrix = draw_matrix(SPECTRA[name])
+    probes = np.random.default_rng(1).standard_normal((60, 8))
+    found = estimate(matrix, probes)
+
+    np.testing.assert_allclose(found, trace_without_each(matrix, probes), rtol=1e-8)
+    if "rank" in name:
+        np.testing.assert_allclose(found, SPECTRA[name].sum(), rtol=1e-8)
+
+
+def test_xtrace_knows_what_only_one_of_its_vectors_sees():
+    # The first and the second product are alike, and nothing but the third has the last axis.
+    matrix = np.diag([3.0, 0.0, 0.0, 7.0])
+    probes = np.array([[1.0, 2.0, 0.0], [1.0, -1.0, 1.0], [0.5, 1.0, 2.0], [0.0, 0.0, 1.0]])
+    found = estimate(matrix, probes)
+
+    np.testing.assert_allclose(found, trace_without_each(matrix, probes))
+    assert found[:2].tolist() == pytest.approx([10, 10])
+    assert estimate(np.zeros((4, 4)), probes).tolist() == [0, 0, 0]
+
+
+def test_xtrace_is_unbiased_and_sure_where_a_spectrum_decays():
+    matrix = draw_matrix(SPECTRA["decaying"])
+    generator = np.random.default_rng(2)
+    runs = np.array([estimate(matrix, generator.standard_normal((60, 10))) for _ in range(300)])
+    means, true = runs.mean(axis=1), np.trace(matrix)
+    signs = generator.choice([-1.0, 1.0], (300, 60, 20))
+    hutchinson = np.einsum("rik,ij,rjk->r", signs, matrix, signs) / 20
+    spread = np.sqrt(np.mean((means - true) ** 2))
+
+    assert abs(means.mean() - true) < 4 * spread / 300**0.5
+    # Both take 20 products.
+    assert spread < 0.2 * np.sqrt(np.mean((hutchinson - true) ** 2))
+    assert np.sqrt(np.mean(runs.var(axis=1, ddof=1) / 10)) == pytest.approx(spread, rel=0.4)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -175,7 +248,7 @@ def test_trace_and_density_agree_with_those_of_hessian_eigenthings():
     operator = HessianOperator(model, batches, supervised_loss(loss))
     theirs = hutchinson(operator, num_samples=100, seed=1)
     density = spectral_density(operator, num_runs=30, lanczos_steps=12, seed=1)
-    found = curvature(model, loss, batches, probes=60, depth=12, progress=False)
+    found = curvature(model, loss, batches, probes=60, depth=12, trace="hutchinson", progress=False)
     middle = found.eigenvalues[0] / 2
     own = found.weights[found.nodes > middle].sum() / len(found.nodes)
     their_nodes, their_weights = density.raw_eigenvalues.numpy(), density.raw_weights.numpy()

@@ -23,6 +23,7 @@ def curvature(
     iterations: int = 60,
     probes: int = 10,
     depth: int = 20,
+    trace: Literal["xtrace", "hutchinson"] = "xtrace",
     radius: float | None = None,
     batchnorm: Literal["frozen", "batch"] = "frozen",
     seed: int = 0,
@@ -43,6 +44,7 @@ def curvature(
         iterations: The most products with the matrix to find them, and vectors in memory.
         probes: Random vectors for trace and density.
         depth: Products for each of them.
+        trace: XTrace, which takes one more product for each of them, or Hutchinson's mean.
         radius: How far to go, as L2 distance of all parameters, in search of the highest loss.
         batchnorm: Statistics of batch normalisation: those of the model, or of each batch.
         seed: Of the random vectors.
@@ -72,6 +74,7 @@ def curvature(
         iterations=iterations,
         probes=probes,
         depth=depth,
+        trace=trace,
         radius=radius,
         batchnorm=batchnorm,
         seed=seed,

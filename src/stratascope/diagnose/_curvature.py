@@ -16,11 +16,13 @@ from stratascope.diagnose._evaluate import read_batches
 from stratascope.diagnose._lanczos import Ritz, iterate
 from stratascope.diagnose._operators import LossAt
 from stratascope.diagnose._parameters import list_parameters
+from stratascope.diagnose._xtrace import xtrace
 from stratascope.errors import DataError
 from stratascope.sites import suggest
 
 _MATRICES = ("hessian", "gauss_newton")
 _STATISTICS = ("frozen", "batch")
+_TRACES = ("xtrace", "hutchinson")
 _ASCENTS = 10
 
 Loss = Callable[[Tensor, Tensor], Any]
@@ -38,6 +40,7 @@ def curvature(
     tolerance: float = 1e-3,
     probes: int = 10,
     depth: int = 20,
+    trace: Literal["xtrace", "hutchinson"] = "xtrace",
     radius: float | None = None,
     batchnorm: Literal["frozen", "batch"] = "frozen",
     seed: int = 0,
@@ -46,9 +49,9 @@ def curvature(
     """Measure the eigenvalues, trace and spectral density of a loss's curvature, and its sharpness.
 
     The matrix is only multiplied with vectors, over all batches, and never formed. Its largest and
-    its lowest eigenvalues come from one run of Lanczos with full orthogonalisation; its trace, by
-    Hutchinson's estimate, and its density, by stochastic Lanczos quadrature, from short runs that
-    begin with random signs. A copy of the model is used, in evaluation mode, with parameters in
+    its lowest eigenvalues come from one run of Lanczos with full orthogonalisation; its trace and
+    its density, by stochastic Lanczos quadrature, from short runs that begin with random vectors. A
+    copy of the model is used, in evaluation mode, with parameters in
     half precision seen in float32. Ghorbani, Krishnan and Xiao, An investigation into neural net
     optimization via Hessian eigenvalue density, ICML 2019.
 
@@ -64,6 +67,9 @@ def curvature(
         tolerance: How far each may be from an eigenvalue, relative to the largest.
         probes: Random vectors for trace and density; 0 for neither.
         depth: Products for each of them.
+        trace: ``"xtrace"`` of Epperly, Tropp and Webber 2024, which takes one more product for each
+            random vector, and holds seven vectors for each; or ``"hutchinson"`` for the mean over
+            random signs.
         radius: How far to go, as L2 distance of all parameters, in search of the highest loss; not
             at all unless given.
         batchnorm: ``"frozen"`` for the running statistics, ``"batch"`` for those of each batch.
@@ -80,14 +86,14 @@ def curvature(
     >>> found.eigenvalues.round(4).tolist(), round(found.trace, 4)
     ([9.0, 1.0], 10.0)
     """
-    _check(matrix, batchnorm, top=top, iterations=iterations, depth=depth)
+    _check(matrix, batchnorm, trace, top=top, iterations=iterations, depth=depth)
     if probes < 0 or (radius is not None and not radius > 0):
         raise ValueError(f"probes must be 0 or more and radius above 0, got {probes} and {radius}")
     list_parameters(model)
     with (
         keeping_random(model),
         ProgressBar(
-            "curvature", iterations + probes * depth, enabled=progress, unit="products"
+            "curvature", iterations + probes * (depth + 1), enabled=progress, unit="products"
         ) as bar,
     ):
         at = LossAt(model, loss, read_batches(batches, model), batchnorm)
@@ -95,21 +101,22 @@ def curvature(
         multiply = _count(getattr(at, matrix), bar)
         generator = torch.Generator().manual_seed(seed)
         ends = _find_top(multiply, at, top, iterations, tolerance, generator)
-        runs = [iterate(multiply, _draw_signs(at, generator), depth) for _ in range(probes)]
+        runs, traces = _probe(multiply, at, probes, depth, trace, generator)
         rise = float("nan")
         if radius is not None:
             rise = _climb(at, value, slope, ends.vector(-1), radius)
     count = min(top, len(ends.values))
-    traces = np.array([at.size * float(run.weights @ run.values) for run in runs])
     return Curvature(
         eigenvalues=ends.values[::-1][:count].copy(),
         residuals=ends.residuals[::-1][:count].copy(),
         lowest=float(ends.values[0]),
         lowest_residual=float(ends.residuals[0]),
         trace=float(traces.mean()) if probes else float("nan"),
-        trace_error=float(traces.std(ddof=1) / probes**0.5) if probes > 1 else float("nan"),
-        nodes=_pad([run.values for run in runs], np.nan),
-        weights=_pad([run.weights for run in runs], 0.0),
+        trace_error=float(traces.std(ddof=1) / len(traces) ** 0.5)
+        if len(traces) > 1
+        else float("nan"),
+        nodes=_pad([values for values, _ in runs], np.nan),
+        weights=_pad([weights for _, weights in runs], 0.0),
         loss=value,
         gradient_norm=float(slope.norm()),
         sharpness=rise,
@@ -121,6 +128,7 @@ def curvature(
             "batchnorm": batchnorm,
             "samples": at.samples,
             "products": len(ends.values),
+            "trace": trace,
             "tolerance": tolerance,
             "seed": seed,
         },
@@ -157,7 +165,7 @@ def hessian_directions(
     """
     if count not in (1, 2):
         raise ValueError(f"count must be 1 for a line or 2 for a plane, got {count}")
-    _check("hessian", batchnorm, iterations=iterations)
+    _check("hessian", batchnorm, "xtrace", iterations=iterations)
     list_parameters(model)
     with keeping_random(model):
         at = LossAt(model, loss, read_batches(batches, model), batchnorm)
@@ -179,10 +187,11 @@ def hessian_directions(
     )
 
 
-def _check(matrix: str, batchnorm: str, **least_one: int) -> None:
+def _check(matrix: str, batchnorm: str, trace: str, **least_one: int) -> None:
     for name, given, choices in (
         ("matrix", matrix, _MATRICES),
         ("batchnorm", batchnorm, _STATISTICS),
+        ("trace", trace, _TRACES),
     ):
         if given not in choices:
             raise ValueError(
@@ -234,8 +243,40 @@ def _find_top(
     return iterate(multiply, start, iterations, finished)
 
 
-def _draw_signs(at: LossAt, generator: torch.Generator) -> Tensor:
-    return (torch.randint(0, 2, (at.size,), generator=generator) * 2 - 1).to(at.like)
+def _probe(
+    multiply: Callable[[Tensor], Tensor],
+    at: LossAt,
+    probes: int,
+    depth: int,
+    trace: str,
+    generator: torch.Generator,
+) -> tuple[list[tuple[NDArray[np.float64], NDArray[np.float64]]], NDArray[np.float64]]:
+    """Give the Ritz values and weights of a run from each random vector, and traces."""
+    images: list[Tensor] = []
+    starts: list[Tensor] = []
+
+    def remember(vector: Tensor) -> Tensor:
+        found = multiply(vector)
+        # The first product of each run serves the trace too; no more of them than fill the space.
+        if trace == "xtrace" and len(images) < min(len(runs) + 1, at.size):
+            starts.append(vector.clone())
+            images.append(found)
+        return found
+
+    runs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    for _ in range(probes):
+        run = iterate(remember, _draw(at, trace, generator), depth)
+        runs.append((run.values, run.weights))
+    if not images:
+        return runs, at.size * np.array([float(weights @ values) for values, weights in runs])
+    found = xtrace(multiply, torch.stack(starts, 1), torch.stack(images, 1))
+    return runs, found.double().cpu().numpy()
+
+
+def _draw(at: LossAt, trace: str, generator: torch.Generator) -> Tensor:
+    if trace == "hutchinson":
+        return (torch.randint(0, 2, (at.size,), generator=generator) * 2 - 1).to(at.like)
+    return torch.randn(at.size, generator=generator, dtype=torch.float64).to(at.like)
 
 
 def _climb(at: LossAt, value: float, slope: Tensor, steepest: Tensor, radius: float) -> float:

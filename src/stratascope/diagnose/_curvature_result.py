@@ -25,7 +25,8 @@ class Curvature:
         lowest: The lowest eigenvalue: clearly below 0 at a saddle.
         lowest_residual: How far that is at most from an eigenvalue.
         trace: The sum of all eigenvalues, estimated.
-        trace_error: Its standard error over the probes.
+        trace_error: Its standard error over the probes; by XTrace, whose probes share their
+            products, an estimate of it that is a little low.
         nodes: Ritz values of each probe, ``(probes, depth)``, NaN where a run was shorter.
         weights: The part of the spectrum that each of them stands for; those of a probe add up to
             1.

@@ -21,10 +21,12 @@ def bowl():
     return model, lambda output, _: output.square().mean(), [(x, torch.zeros(2, 1))]
 
 
+@pytest.mark.parametrize("trace", ["xtrace", "hutchinson"])
 @pytest.mark.parametrize("matrix", ["hessian", "gauss_newton"])
-def test_the_figures_of_a_bowl_are_exact(matrix):
+def test_the_figures_of_a_bowl_are_exact(matrix, trace):
     model, loss, data = bowl()
-    found = curvature(model, loss, data, matrix=matrix, top=2, radius=0.1, progress=False)
+    settings = {"matrix": matrix, "top": 2, "trace": trace, "radius": 0.1, "progress": False}
+    found = curvature(model, loss, data, **settings)
 
     assert found.eigenvalues.tolist() == pytest.approx([4, 1])
     assert found.lowest == pytest.approx(1)
@@ -66,11 +68,12 @@ def test_the_density_has_the_weight_of_one_and_the_mean_of_the_trace():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
     data = [(torch.randn(10, 3), torch.randn(10, 1))]
-    found = curvature(model, mse, data, probes=4, progress=False)
+    found = curvature(model, mse, data, probes=4, trace="hutchinson", progress=False)
     places, heights = found.density(4000)
 
     assert np.trapezoid(heights, places) == pytest.approx(1, rel=1e-3)
-    assert np.trapezoid(heights * places, places) * 21 == pytest.approx(found.trace, rel=1e-2)
+    hutchinson = np.trapezoid(heights * places, places) * 21
+    assert hutchinson == pytest.approx(found.trace, rel=1e-2)
     assert np.nansum(found.weights, axis=1) == pytest.approx(np.ones(4))
 
 
@@ -126,6 +129,20 @@ def test_an_axis_goes_to_where_the_quadratic_model_has_five_times_the_loss():
     assert 2.5 + 4 * high**2 / 2 == pytest.approx(5 * 2.5)
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_trace_is_exact_where_as_many_probes_as_parameters_fill_the_space(depth):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2).double()
+    x, y = torch.randn(9, 3).double(), torch.randn(9, 2).double()
+    found = curvature(model, mse, [(x, y)], probes=12, depth=depth, progress=False)
+
+    # Of mean (Wx + b - y)² over 2 outputs: for each, that of x and of 1.
+    assert found.trace == pytest.approx(2 * (1 + x.square().sum(1).mean().item()))
+    assert found.trace_error < 1e-12
+    assert len(found.nodes) == 12
+    assert found.settings["trace"] == "xtrace"
+
+
 def test_too_few_iterations_are_said():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 1))
@@ -161,6 +178,7 @@ def test_it_comes_back_as_it_was_saved_and_is_drawn(tmp_path):
     [
         ({"matrix": "hesian"}, "matrix must be one of .* got 'hesian'. Did you mean 'hessian'"),
         ({"batchnorm": "recalibrated"}, "batchnorm must be one of 'frozen', 'batch', got 'recal"),
+        ({"trace": "xtrac"}, "trace must be one of .* got 'xtrac'. Did you mean 'xtrace'"),
         ({"top": 0}, "top must be at least 1, got 0"),
         ({"probes": -1}, "probes must be 0 or more and radius above 0, got -1"),
         ({"radius": 0.0}, "probes must be 0 or more and radius above 0"),
