@@ -27,6 +27,8 @@ def benchmark(
     base_channels: int = 8,
     batch_size: int = 10,
     learning_rate: float = 1e-3,
+    warmup_epochs: float = 0.0,
+    milestones: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
     workers: int | None = None,
     device: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
@@ -45,6 +47,8 @@ def benchmark(
         base_channels: Channels of the first layers; 32 as published.
         batch_size: Samples a step; 256 in OpenFWI.
         learning_rate: Of AdamW; 0.0001 in OpenFWI.
+        warmup_epochs: Over how many epochs the learning rate rises.
+        milestones: After which epochs it falls to a tenth.
         workers: How many processes simulate; without it this one.
         device: Where to train, such as cuda.
         json: Print JSON.
@@ -55,6 +59,16 @@ def benchmark(
             raise UsageError(f"{name} must be at least 1, got {value}")
     if seeds < 2:
         raise UsageError(f"--seeds must be at least 2, for an interval, got {seeds}")
+    try:
+        recipe = Recipe(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup_epochs=warmup_epochs,
+            milestones=milestones,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     folder = data or to / _SIMULATED
     if data is None:
         simulate(
@@ -67,7 +81,7 @@ def benchmark(
         folder,
         to=to,
         samples=samples,
-        recipe=Recipe(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate),
+        recipe=recipe,
         seeds=seeds,
         minutes=minutes,
         base_channels=base_channels,

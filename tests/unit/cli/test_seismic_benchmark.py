@@ -19,12 +19,14 @@ def folder(tmp_path, monkeypatch):
 def test_two_networks_come_out_with_intervals_and_a_report(folder, capsys):
     words = ["seismic", "benchmark", "--to", "out", "--data", "CurveFault_A", "--samples", "10"]
     words += ["--epochs", "1", "--seeds", "2", "--base-channels", "1", "--batch-size", "4"]
+    words += ["--warmup-epochs", "0.5", "--milestones", "1", "2"]
 
     assert main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["report"] == "out/report.md"
     assert found["intervals"].keys() == {"InversionNet", "ReconstructionNet"}
     assert found["settings"]["training_samples"] == 9
+    assert found["settings"]["recipe"]["milestones"] == [1, 2]
 
     # Again, all is there already.
     assert main(words) == 0
@@ -43,6 +45,7 @@ def test_two_networks_come_out_with_intervals_and_a_report(folder, capsys):
     [
         (["--to", "out", "--seeds", "1"], "--seeds must be at least 2, for an interval, got 1"),
         (["--to", "out", "--samples", "0"], "--samples must be at least 1, got 0"),
+        (["--to", "out", "--batch-size", "1"], "batch_size must be at least 2, got 1"),
         ([], "--to"),
     ],
 )
