@@ -95,6 +95,7 @@ def _tell(benchmark: Benchmark, pictures: Sequence[Path]) -> str:
     parts = [
         "# InversionNet and ReconstructionNet",
         _say_what_it_shows(benchmark),
+        _say_how(benchmark),
         "## Test samples",
         _as_markdown(*tabulate(benchmark)),
         "Mean of the seeds, with the 95 % confidence interval of Student's t distribution: it "
@@ -139,6 +140,22 @@ def _say_what_it_shows(benchmark: Benchmark) -> str:
         "so little in so few steps, and by how much more than a guess that looks at no data. It "
         "cannot show which is better when both are trained as OpenFWI trains, of which this is "
         f"{100 * share:.2g} %{other if settings['simulated'] else ''}."
+    )
+
+
+def _say_how(benchmark: Benchmark) -> str:
+    recipe = benchmark.settings["recipe"]
+    rate = f"a learning rate of {recipe['learning_rate']:g}"
+    if recipe["warmup_epochs"]:
+        rate += f", reached within {recipe['warmup_epochs']:g} epochs"
+    if recipe["milestones"]:
+        after = ", ".join(str(epoch) for epoch in recipe["milestones"])
+        rate += f", times {recipe['gamma']:g} after epoch {after}"
+    return (
+        f"Both were trained with AdamW, batches of {recipe['batch_size']}, a weight decay of "
+        f"{recipe['weight_decay']:g} and {rate}. The loss is {recipe['l1']:g} x MAE + "
+        f"{recipe['l2']:g} x MSE; {benchmark.settings['validation_samples']:,} more samples chose "
+        "the best epoch."
     )
 
 
