@@ -154,8 +154,8 @@ def _say_how(benchmark: Benchmark) -> str:
     return (
         f"Both were trained with AdamW, batches of {recipe['batch_size']}, a weight decay of "
         f"{recipe['weight_decay']:g} and {rate}. The loss is {recipe['l1']:g} x MAE + "
-        f"{recipe['l2']:g} x MSE; {benchmark.settings['validation_samples']:,} more samples chose "
-        "the best epoch."
+        f"{recipe['l2']:g} x MSE. Validation samples: "
+        f"{benchmark.settings['validation_samples']:,}."
     )
 
 
