@@ -145,12 +145,15 @@ def _say_what_it_shows(benchmark: Benchmark) -> str:
 
 def _say_how(benchmark: Benchmark) -> str:
     recipe = benchmark.settings["recipe"]
-    rate = f"a learning rate of {recipe['learning_rate']:g}"
+    notes: list[str] = []
     if recipe["warmup_epochs"]:
-        rate += f", reached within {recipe['warmup_epochs']:g} epochs"
+        notes.append(f"epochs of warm-up: {recipe['warmup_epochs']:g}")
     if recipe["milestones"]:
         after = ", ".join(str(epoch) for epoch in recipe["milestones"])
-        rate += f", times {recipe['gamma']:g} after epoch {after}"
+        notes.append(f"times {recipe['gamma']:g} after epoch {after}")
+    rate = f"a learning rate of {recipe['learning_rate']:g}"
+    if notes:
+        rate += f" ({'; '.join(notes)})"
     return (
         f"Both were trained with AdamW, batches of {recipe['batch_size']}, a weight decay of "
         f"{recipe['weight_decay']:g} and {rate}. The loss is {recipe['l1']:g} x MAE + "
