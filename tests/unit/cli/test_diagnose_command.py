@@ -56,13 +56,8 @@ def test_a_landscape_is_written_drawn_and_told(here, capsys):
     assert (here / "out/tradeoffs.png").exists()
 
 
-def test_a_landscape_is_refined(here):
-    assert diagnose("landscape", "build", "--steps", "3", "--axes", "1", "--refine", "2") == 0
-    assert Landscape.load(here / "out/landscape.zarr").rounds.max() == 2
-
-
-def test_a_landscape_as_json_goes_on_where_it_was(here, capsys):
-    words = ("landscape", "build", "--steps", "3", "--axes", "1", "--json")
+def test_a_refined_landscape_as_json_goes_on_where_it_was(here, capsys):
+    words = ("landscape", "build", "--steps", "3", "--axes", "1", "--refine", "2", "--json")
     assert diagnose(*words) == 0
     first = json.loads(capsys.readouterr().out)
     assert diagnose(*words) == 1
@@ -71,6 +66,7 @@ def test_a_landscape_as_json_goes_on_where_it_was(here, capsys):
 
     assert json.loads(capsys.readouterr().out) == first
     assert first["settings"]["samples"] == 12
+    assert Landscape.load(here / "out/landscape.zarr").rounds.max() == 2
 
 
 @pytest.mark.parametrize(
