@@ -55,6 +55,20 @@ def batches():
     return [tuple(torch.randn(n, 1, 6, 6, generator=generator) for _ in "xy") for n in (4, 4, 2)]
 
 
+@pytest.fixture
+def stopping():
+    """A metric that counts its calls, and raises at that of the number `limit`."""
+
+    def metric(output, target):
+        metric.calls += 1
+        if metric.calls == metric.limit:
+            raise RuntimeError("stopped")
+        return mean_square(output, target)
+
+    metric.calls = metric.limit = 0
+    return metric
+
+
 def measure(model, batches, **settings):
     settings = {"steps": 3, "progress": False, **settings}
     return landscape(model, settings.pop("metrics", METRICS), batches, **settings)
@@ -410,27 +424,18 @@ def test_what_cannot_go_to_another_process_is_refused(network, batches):
         measure(network, batches, metrics=metrics, workers=2)
 
 
-def test_a_stopped_run_goes_on_where_it_was(network, batches, tmp_path):
-    calls = []
-
-    def stop_later(output, target):
-        calls.append(None)
-        if len(calls) == limit:
-            raise RuntimeError("stopped")
-        return mean_square(output, target)
-
+def test_a_stopped_run_goes_on_where_it_was(network, batches, stopping, tmp_path):
     to = tmp_path / "found.zarr"
     # One look at the model and two rows of three points, with three batches each.
-    limit = 3 + 18 + 1
+    stopping.limit = 3 + 18 + 1
     with pytest.raises(RuntimeError, match="stopped"):
-        measure(network, batches, metrics={"mse": stop_later}, to=to)
+        measure(network, batches, metrics={"mse": stopping}, to=to)
     with pytest.raises(StoreError, match="has 2 of 3 rows"):
         Landscape.load(to)
-    calls.clear()
-    limit = 0
-    found = measure(network, batches, metrics={"mse": stop_later}, to=to, resume=True)
+    stopping.calls = stopping.limit = 0
+    found = measure(network, batches, metrics={"mse": stopping}, to=to, resume=True)
 
-    assert len(calls) == 3 + 9
+    assert stopping.calls == 3 + 9
     np.testing.assert_array_equal(found["mse"], measure(network, batches)["mse"])
     np.testing.assert_array_equal(Landscape.load(to)["mse"], found["mse"])
 
@@ -446,25 +451,18 @@ def test_a_run_goes_on_only_with_the_same_model_and_data(network, batches, tmp_p
     assert measure(network, batches, to=to, resume=True)["mse"].shape == (3, 3)
 
 
-def test_a_refined_run_that_was_stopped_goes_on_with_the_same_points(network, batches, tmp_path):
-    calls = []
-
-    def stop_later(output, target):
-        calls.append(None)
-        if len(calls) == limit:
-            raise RuntimeError("stopped")
-        return mean_square(output, target)
-
-    metrics, limit = {"mse": stop_later}, 0
+def test_a_refined_run_that_was_stopped_goes_on_with_the_same_points(
+    network, batches, stopping, tmp_path
+):
+    metrics = {"mse": stopping}
     whole = measure(network, batches, metrics=metrics, refine=2)
-    total, to = len(calls), tmp_path / "found.zarr"
+    total, to = stopping.calls, tmp_path / "found.zarr"
     # The second time in the last round.
     for stopped in (50, total - 50):
-        calls.clear()
-        limit = stopped
+        stopping.calls, stopping.limit = 0, stopped
         with pytest.raises(RuntimeError, match="stopped"):
             measure(network, batches, metrics=metrics, refine=2, to=to, resume=True)
-        limit = 0
+        stopping.limit = 0
     with pytest.raises(StoreError, match=r"has \d+ points of one that is refined: run the same"):
         Landscape.load(to)
     with pytest.raises(StoreError, match="had others"):
